@@ -1,0 +1,74 @@
+# Everything a reader or a maintainer runs. `make` alone lists it.
+#
+#   make book PYTHON=python3.12   take this interpreter for a new environment
+#   make test SYSTEM=0            install no system package
+#   make test ARGS="-k contract"  pass arguments on to pytest
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:  # all targets share .venv and _build
+
+BOOK_ENVIRONMENT := sh tools/environment.sh book
+TEST_ENVIRONMENT := sh tools/environment.sh test
+PY := .venv/bin/python
+# One file or group of tests stays on one worker, so that what it builds is built once.
+PYTEST := $(PY) -m pytest -n 2 --dist loadgroup
+
+.PHONY: help
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: book
+book:  ## execute every page and build the book into _build/html
+	@$(BOOK_ENVIRONMENT)
+	@$(PY) tools/build.py
+	@echo "The book is built. Open it: $(CURDIR)/_build/html/index.html"
+
+.PHONY: test
+test:  ## run the tests (minutes); installs Chromium for the page tests unless SYSTEM=0
+	@$(TEST_ENVIRONMENT)
+	@$(PYTEST) $(ARGS)
+
+.PHONY: check
+check:  ## lint, format, spelling, house rules and the fast tests (seconds)
+	@SYSTEM=0 $(TEST_ENVIRONMENT)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m codespell_lib
+	$(PY) tools/house.py
+	$(PYTEST) -q -m "not slow and not soak and not bench" $(ARGS)
+
+.PHONY: soak
+soak:  ## run the tests with the full counts (long: weekly in CI)
+	@$(TEST_ENVIRONMENT)
+	@$(PYTEST) -m "not bench" $(ARGS)
+
+.PHONY: bench
+bench:  ## measure, and print ratios taken in one run
+	@$(TEST_ENVIRONMENT)
+	@$(PY) -m pytest -s -m bench $(ARGS)
+
+.PHONY: notebooks
+notebooks:  ## write every page as a plain notebook into _build/notebooks
+	@$(BOOK_ENVIRONMENT)
+	@$(PY) tools/make_notebooks.py
+
+.PHONY: preview
+preview:  ## rebuild and reload the browser while you write
+	@SYSTEM=0 $(TEST_ENVIRONMENT)
+	@$(PY) tools/preview.py
+
+.PHONY: lock
+lock:  ## refresh requirements.txt and requirements-dev.txt; UPGRADE=1 takes newer versions
+	@SYSTEM=0 $(TEST_ENVIRONMENT)
+	$(LOCK) -o requirements.txt pyproject.toml
+	$(LOCK) -o requirements-dev.txt --extra dev -c requirements.txt pyproject.toml
+
+# One lock for Linux and macOS and for every supported Python. The header names this
+# target instead of the command, whose paths differ from machine to machine.
+LOCK := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
+
+.PHONY: clean
+clean:  ## remove what was built (the environment stays: rm -rf .venv removes it)
+	rm -rf _build .pytest_cache .ruff_cache .hypothesis mlruns
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
