@@ -54,7 +54,7 @@ CONTRACT = Contract(
     (
         Feature("empty_server_form_handler", _THREE, "where the page's forms are sent"),
         Feature("popup_window", _THREE, "how the page uses pop-up windows"),
-        Feature("https", _THREE, "the certificate: none, doubtful, trusted"),
+        Feature("https", _THREE, "the certificate of the site"),
         Feature("request_from_other_domain", _THREE, "objects from other domains"),
         Feature("anchor_from_other_domain", _THREE, "links to other domains"),
         Feature("is_popular", _THREE, "how much traffic the site has"),
