@@ -1,0 +1,131 @@
+"""Mends a page's finished HTML, and warns of what an author must mend.
+
+Warnings turn the build red under ``-W``.
+"""
+
+import re
+import urllib.parse
+from pathlib import Path
+
+from bs4 import BeautifulSoup, Comment, Tag
+from sphinx.builders.html import StandaloneHTMLBuilder
+from sphinx.util import logging
+
+from .figures import inline_svg
+
+logger = logging.getLogger(__name__)
+
+THEME_SCRIPT = """
+    const stored = localStorage.getItem("theme");
+    const dark = matchMedia("(prefers-color-scheme: dark)").matches;
+    document.documentElement.dataset.mode = localStorage.getItem("mode") || "auto";
+    document.documentElement.dataset.theme = stored || (dark ? "dark" : "light");
+"""
+
+
+def mend(html: str, pagename: str, builder: StandaloneHTMLBuilder) -> str:
+    """Return the page's HTML mended; warn of missing alt text and other hosts."""
+    soup = BeautifulSoup(html, "html.parser")
+    drop_scripts(soup, pagename)
+    figures = replace_svg_images(soup, pagename, builder)
+    for mend_part in (
+    ):
+        mend_part(soup)
+    warn_of_missing_alt(soup, pagename)
+    warn_of_other_hosts(soup, pagename)
+    html = soup.decode(formatter="html5")
+    for token, svg in figures.items():
+        html = html.replace(f"<!--{token}-->", svg)
+    return html
+
+
+def drop_scripts(soup: BeautifulSoup, pagename: str) -> None:
+    """Remove what the theme's layout loads and this book does not need."""
+    for script in soup.find_all("script", src=True):
+        name = script["src"].split("?")[0].rpartition("/")[2]
+        # 1.5 MB; see icons.py.
+        unwanted = {"fontawesome.js"}
+        if pagename != "search":
+            # Only search-as-you-type, which is off, needs the index on every page.
+            unwanted |= {"searchtools.js", "language_data.js", "searchindex.js"}
+        if name in unwanted:
+            script.decompose()
+
+
+def replace_svg_images(
+    soup: BeautifulSoup, pagename: str, builder: StandaloneHTMLBuilder
+) -> dict[str, str]:
+    """Replace ``<img>`` of SVG files by marks; return the SVG to put at each mark.
+
+    Marks, since the parser would write ``viewBox`` and ``clipPath`` in lower case.
+    """
+    sources = {name: uri for uri, name in builder.images.items()}
+    figures = {}
+    for number, img in enumerate(soup.select("img[src$='.svg']"), start=1):
+        uri = sources.get(urllib.parse.unquote(img["src"].rpartition("/")[2]))
+        if uri is None or missing_alt(img):
+            continue
+        kept = {key: img[key] for key in ("style", "width") if key in img.attrs}
+        kept["class"] = " ".join(["lab-svg", *img.get("class", [])])
+        path = Path(builder.srcdir, uri)
+        try:
+            svg = inline_svg(path, img["alt"], f"lab-svg-{number}", kept)
+        except ValueError as error:
+            warn(pagename, str(error))
+            continue
+        token = f"lab-figure-{number}"
+        figures[token] = svg
+        img.replace_with(Comment(token))
+    return figures
+
+
+def missing_alt(img: Tag) -> bool:
+    """Tell whether an image lacks alt text; Sphinx writes the file name instead."""
+    alt = str(img.get("alt") or "").strip()
+    return not alt or alt == img.get("src") or bool(re.fullmatch(r"\S+\.\w{3,4}", alt))
+
+
+def warn_of_missing_alt(soup: BeautifulSoup, pagename: str) -> None:
+    """Warn of each picture in the text that a blind reader would miss."""
+    for img in soup.select("main img"):
+        if missing_alt(img):
+            warn(pagename, f"an image has no alt text: {img.get('src', '')[:80]}")
+    for svg in soup.select("article svg"):
+        hidden = svg.get("aria-hidden") == "true"
+        if not hidden and not (svg.get("aria-label") or svg.find("title")):
+            svg["aria-hidden"] = "true"
+
+
+def warn_of_other_hosts(soup: BeautifulSoup, pagename: str) -> None:
+    """Warn of each script, style, font, frame or picture from another host."""
+    for url in other_hosts(soup):
+        warn(pagename, f"the page asks another host: {url}")
+
+
+def other_hosts(soup: BeautifulSoup) -> list[str]:
+    """Return the URLs that a browser would fetch from another host."""
+    urls = []
+    for tag in soup.find_all(True):
+        if tag.name == "link":
+            # These are only named, never fetched.
+            rel = set(tag.get("rel", []))
+            if not rel & {"canonical", "license", "author", "alternate", "help"}:
+                urls.append(tag.get("href", ""))
+        elif tag.name == "meta" and str(tag.get("http-equiv")).lower() == "refresh":
+            urls.append(tag.get("content", "").rpartition("=")[2])
+        elif tag.name == "object":
+            urls.append(tag.get("data", ""))
+        elif tag.name in ("image", "use"):  # in SVG
+            urls.append(tag.get("href", ""))
+        for name in ("src", "poster", "background", "srcset"):
+            urls += [u.split()[0] for u in tag.get(name, "").split(",") if u.strip()]
+        styles = tag.get("style", "")
+        if tag.name == "style":
+            styles += tag.get_text()
+        urls += re.findall(r"""(?:url\(|@import)\s*["']?([^"')\s;]+)""", styles)
+    return [url for url in urls if re.match(r"(https?:|wss?:|ftp:)?//", url.strip())]
+
+
+def warn(pagename: str, message: str) -> None:
+    """Warn with the page's name."""
+    logger.warning(message, location=pagename)
