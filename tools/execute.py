@@ -1,0 +1,415 @@
+"""Execute pages, each in a fresh kernel, and keep what they produced.
+
+An executed page is a notebook under ``_build/executed/``, which carries the key it
+was made for (see ``pages.execution_key``). It is used again only under the same
+key, so a changed helper is never hidden by what an older one produced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+import psutil
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpecManager
+from nbclient import NotebookClient
+from nbclient.exceptions import (
+    CellExecutionError,
+    CellTimeoutError,
+    DeadKernelError,
+)
+from nbformat import NotebookNode
+from pages import Finding, Page, execution_key
+
+EXECUTED = Path("_build", "executed")
+
+# Every process that a page starts inherits these two, and is found by them.
+BUILD_MARK = "LAB_BUILD"
+PAGE_MARK = "LAB_PAGE"
+
+# What every kernel sees, whatever the machine.
+ENVIRONMENT = {
+    # Telemetry of the tools that the pages use is off.
+    "DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "ANONYMIZED_TELEMETRY": "False",
+    # The same outputs on every rebuild: order of sets, sums across threads, dates.
+    "PYTHONHASHSEED": "0",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "TZ": "UTC",
+    # The debugger's remark about frozen modules would land in a cell's output.
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+# Time for what a page started to end by itself once the kernel is gone.
+GRACE_S = 5.0
+MAX_DIFF_LINES = 12
+MAX_DIFF_WIDTH = 120
+
+
+@dataclass
+class Execution:
+    """One page's run: the notebook with outputs, seconds taken, what went wrong."""
+
+    page: Page
+    notebook: NotebookNode
+    seconds: float = 0.0
+    cached: bool = False
+    findings: list[Finding] = field(default_factory=list)
+
+
+def execute_pages(
+    pages: list[Page],
+    *,
+    build: str,
+    jobs: int,
+    timeout_s: int,
+    cache: bool,
+    report: Callable[[Execution], None],
+) -> list[Execution]:
+    """Execute pages, ``jobs`` at a time, then those with live cells one by one.
+
+    ``build`` marks every process started. Without ``cache`` nothing is read from
+    ``_build/executed/`` or written there. Each result is reported as it comes; all
+    pages are tried. However this ends, no kernel outlives it.
+    """
+    results = [known for page in pages if cache and (known := load(page))]
+    for known in results:
+        report(known)
+    known_pages = {known.page for known in results}
+    waiting = [page for page in pages if page not in known_pages and page.cells]
+    if waiting:
+        warm_fonts()
+    quiet = [page for page in waiting if not page.is_live]
+    live = [page for page in waiting if page.is_live]
+    stop = threading.Event()
+
+    def run(page: Page) -> Execution:
+        if stop.is_set():
+            return Execution(page, page.notebook)
+        return execute_page(page, build=build, timeout_s=timeout_s)
+
+    try:
+        for group, workers in ((quiet, jobs), (live, 1)):
+            with ThreadPoolExecutor(workers) as pool:
+                try:
+                    for future in as_completed([pool.submit(run, p) for p in group]):
+                        result = future.result()
+                        if cache and not result.findings:
+                            save(result)
+                        report(result)
+                        results.append(result)
+                except BaseException:
+                    # Kernels sit in sessions of their own: Ctrl-C did not reach them.
+                    stop.set()
+                    end(marked(BUILD_MARK, build), grace_s=0)
+                    raise
+    finally:
+        end(marked(BUILD_MARK, build), grace_s=0)
+    return results
+
+
+def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
+    """Execute one page in a fresh kernel, with the root as working directory."""
+    started = time.monotonic()
+    notebook = nbformat.from_dict(page.notebook)
+    result = Execution(page, notebook)
+    mark = uuid.uuid4().hex
+    running = {"index": 0}
+
+    def note_cell(cell: NotebookNode, cell_index: int) -> None:
+        running["index"] = cell_index
+
+    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as tmp:
+        client = NotebookClient(
+            notebook,
+            km=kernel_manager(tmp),
+            timeout=timeout_s,
+            coalesce_streams=True,  # where a stream is cut depends on the machine
+            skip_cells_with_tag="",
+            on_cell_execute=note_cell,
+        )
+        environment = kernel_environment(page.root, build, mark, tmp)
+        try:
+            client.execute(cwd=str(page.root), env=environment, cleanup_kc=True)
+        except CellExecutionError as error:
+            result.findings.append(_cell_failed(page, running["index"], error))
+        except CellTimeoutError:
+            result.findings.append(
+                _at(
+                    page,
+                    running["index"],
+                    f"the cell ran for more than {timeout_s} s and was stopped",
+                    "Make it shorter, or allow more with --timeout.",
+                )
+            )
+        except DeadKernelError:
+            result.findings.append(
+                _at(
+                    page,
+                    running["index"],
+                    "the kernel died while it ran this cell",
+                    "Run the cell in a plain Python process to see why.",
+                )
+            )
+        result.findings += _left_running(page, mark)
+    if not result.findings:
+        result.findings += check_outputs(page, notebook)
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def kernel_manager(tmp: str) -> AsyncKernelManager:
+    """A kernel of the running interpreter, spoken to through sockets in ``tmp``.
+
+    Without ``kernel_dirs=[]`` a kernel called python3 in somebody's home folder,
+    perhaps another Python, would win. Sockets that are files need no free port.
+    """
+    return AsyncKernelManager(
+        kernel_name="python3",
+        kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+        transport="ipc",
+        connection_file=os.path.join(tmp, "kernel.json"),
+    )
+
+
+def kernel_environment(root: Path, build: str, mark: str, tmp: str) -> dict[str, str]:
+    """Environment of a page's kernel; ``tmp`` is a folder that goes with the page."""
+    python_path = [str(root), os.environ.get("PYTHONPATH", "")]
+    return {
+        **os.environ,
+        **ENVIRONMENT,
+        BUILD_MARK: build,
+        PAGE_MARK: mark,
+        "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
+        "TMPDIR": tmp,
+        "IPYTHONDIR": os.path.join(tmp, "ipython"),  # nobody's start-up files
+    }
+
+
+def check_outputs(page: Page, notebook: NotebookNode) -> Iterator[Finding]:
+    """What an executed page may not contain."""
+    for cell in page.cells:
+        node = notebook.cells[cell.index]
+        if cell.source.strip() and node.get("execution_count") is None:
+            yield Finding(
+                page.path, cell.line, "the cell did not run", "Report this build."
+            )
+        if "raises-exception" in cell.tags and not any(
+            output.output_type == "error" for output in node.outputs
+        ):
+            yield Finding(
+                page.path,
+                cell.line,
+                "the cell is tagged raises-exception, but raised nothing",
+                "Drop the tag, or make the cell fail as the text says.",
+            )
+        if "stderr-ok" in cell.tags:
+            continue
+        for output in node.outputs:
+            if output.output_type == "stream" and output.name == "stderr":
+                yield Finding(
+                    page.path,
+                    cell.line,
+                    "the cell wrote to stderr:\n" + indent(output.text),
+                    "Remove the cause of the warning; if the warning is the lesson, "
+                    "tag the cell stderr-ok.",
+                )
+
+
+def compare(first: Execution, second: Execution) -> Iterator[Finding]:
+    """Cells not tagged live whose outputs differ between two runs."""
+    page = first.page
+    for cell in page.cells:
+        if "live" in cell.tags:
+            continue
+        before = output_lines(first.notebook.cells[cell.index])
+        after = output_lines(second.notebook.cells[cell.index])
+        if before != after:
+            diff = difflib.unified_diff(before, after, "first", "second", "", "", 0)
+            shown = [line[:MAX_DIFF_WIDTH] for line in diff][:MAX_DIFF_LINES]
+            yield Finding(
+                page.path,
+                cell.line,
+                "two executions gave different outputs:\n" + indent("\n".join(shown)),
+                "Seed it, sort it, or drop the part that varies; tag the cell live "
+                "only if it measures a running system.",
+            )
+
+
+def output_lines(cell: NotebookNode) -> list[str]:
+    """A cell's outputs as lines; execution counts are all that is left out."""
+    outputs = [
+        {key: value for key, value in output.items() if key != "execution_count"}
+        for output in cell.outputs
+    ]
+    lines = []
+    for output in outputs:
+        lines.append(output.pop("output_type"))
+        for key in sorted(output):
+            if isinstance(output[key], dict):
+                for name, value in sorted(output[key].items()):
+                    lines += [f"{key}: {name}", *str(value).splitlines()]
+            else:
+                lines += [key, *str(output[key]).splitlines()]
+    return lines
+
+
+def load(page: Page) -> Execution | None:
+    """The page as executed before, if nothing that it depends on has changed."""
+    path = executed_path(page.root, page.docname)
+    if not path.exists():
+        return None
+    notebook = nbformat.read(path, as_version=4)
+    kept = notebook.metadata.get("lab", {})
+    if kept.get("key") != execution_key(page.root, page.notebook):
+        return None
+    return Execution(page, notebook, kept["seconds"], cached=True)
+
+
+def save(result: Execution) -> None:
+    """Keep an executed page; a half-written file is never left behind."""
+    page = result.page
+    path = executed_path(page.root, page.docname)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    result.notebook.metadata["lab"] = {
+        "key": execution_key(page.root, page.notebook),
+        "seconds": round(result.seconds, 1),
+    }
+    part = path.with_suffix(".part")
+    nbformat.write(result.notebook, part)
+    part.replace(path)
+
+
+def forget(root: Path, keep: list[Page]) -> None:
+    """Delete executed pages that are no page's any more."""
+    kept = {executed_path(root, page.docname) for page in keep}
+    for path in (root / EXECUTED).rglob("*.*"):
+        if path.is_file() and path not in kept:
+            path.unlink()
+
+
+def executed_path(root: Path, docname: str) -> Path:
+    """Where a page's executed notebook is kept."""
+    return root / EXECUTED / f"{docname}.ipynb"
+
+
+def marked(name: str, value: str) -> list[psutil.Process]:
+    """Living processes, this one aside, whose environment has ``name=value``."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(name) == value:
+                found.append(process)
+        except psutil.Error:
+            continue  # it has just ended, or is another user's
+    return found
+
+
+def end(processes: list[psutil.Process], *, grace_s: float) -> list[str]:
+    """End processes; returns "pid: command" of those that outlived ``grace_s``."""
+    _, alive = psutil.wait_procs(processes, timeout=grace_s)
+    names = [_describe(process) for process in alive]
+    for process in alive:
+        try:
+            process.terminate()
+        except psutil.Error:
+            continue
+    _, alive = psutil.wait_procs(alive, timeout=3)
+    for process in alive:
+        try:
+            process.kill()
+        except psutil.Error:
+            continue
+    psutil.wait_procs(alive, timeout=3)
+    return names
+
+
+def _describe(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid}: {' '.join(process.cmdline())}"
+    except psutil.Error:
+        return f"{process.pid}: (ended meanwhile)"
+
+
+def _left_running(page: Page, mark: str) -> Iterator[Finding]:
+    for name in end(marked(PAGE_MARK, mark), grace_s=GRACE_S):
+        yield Finding(
+            page.path,
+            1,
+            f"the page left a process running ({name})",
+            "Start it in a `with` block that stops it. It has been ended now.",
+        )
+
+
+def _cell_failed(page: Page, index: int, error: CellExecutionError) -> Finding:
+    if error.ename == "AssertionError":
+        do = "Either the code or the sentence that it guards is wrong: mend that one."
+    else:
+        do = "Mend the cell, or what it calls."
+    trace = strip_colour(error.traceback).strip()
+    return _at(page, index, f"the cell failed:\n{indent(trace)}", do)
+
+
+def _at(page: Page, index: int, what: str, do: str) -> Finding:
+    line = next((cell.line for cell in page.cells if cell.index == index), 1)
+    return Finding(page.path, line, what, do)
+
+
+def strip_colour(text: str) -> str:
+    """Text without terminal colour codes."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def indent(text: str) -> str:
+    """Text moved right, under the finding that it belongs to."""
+    return "\n".join(f"    | {line}" for line in text.rstrip().splitlines())
+
+
+def warm_fonts() -> None:
+    """Let matplotlib index the fonts once, here.
+
+    On a fresh machine the first page that draws would do it, and its remark about
+    the time it takes would end up on the page.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    if not list(Path(matplotlib.get_cachedir()).glob("fontlist-*.json")):
+        import matplotlib.font_manager
+
+
+@contextmanager
+def interrupt_on_sigterm() -> Iterator[None]:
+    """End by SIGTERM as by Ctrl-C: what was started is ended first."""
+
+    def interrupt(signum: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+if __name__ == "__main__":
+    sys.exit("Run `python tools/build.py --execute-only` instead.")
