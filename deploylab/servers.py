@@ -1,0 +1,686 @@
+"""Model servers on this machine: start, wait until ready, drain, stop.
+
+    with servers.start(artifact, workers=2) as server:
+        requests.post(server.url + "/predict", json=row)
+
+A server is a group of processes that answers HTTP on one loopback port. Nothing of
+it outlives its owner, the process that started it: not when the owner is killed,
+not when the server's own master is. See `deploylab.worker` for how.
+"""
+
+import errno
+import http.client
+import json
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import psutil
+
+from deploylab import faults as fault_catalogue
+
+PHISHING_SERVICE = "book/listings/phishing_service.py:create_app"
+
+# What a server sees of its owner's environment ...
+_INHERITED = (
+    "HOME LANG LC_ALL LC_CTYPE LD_LIBRARY_PATH DYLD_LIBRARY_PATH PATH PYTHONHOME "
+    "PYTHONPATH TMPDIR TZ VIRTUAL_ENV"
+).split()
+# ... and what is set for it: one thread a computation, no telemetry.
+_SET = {
+    "PYTHONUNBUFFERED": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "DO_NOT_TRACK": "1",
+    "BENTOML_DO_NOT_TRACK": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "RAY_USAGE_STATS_ENABLED": "0",
+}
+_POLL_S = 0.01
+
+
+class ServerError(RuntimeError):
+    """A server cannot be started, or is not what it should be."""
+
+
+class PortTaken(ServerError):
+    """Another process holds the port."""
+
+
+class ServerDied(ServerError):
+    """A server's process has ended by itself.
+
+    `exit_code` is its exit code, negative for a signal; None where it is unknown.
+    """
+
+    def __init__(self, message: str, exit_code: int | None) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class ServerNotReady(ServerError):
+    """A server was not ready in time."""
+
+
+# -- pipes that end with this process ----------------------------------------------
+
+# Writing ends that only this process may hold. Python closes them in programs that
+# it starts; a plain fork (multiprocessing) inherits them, and closes them here.
+_held: set[int] = set()
+_held_lock = threading.Lock()
+
+
+def _after_fork_in_child() -> None:
+    global _held_lock
+    _held_lock = threading.Lock()
+    for fd in _held:
+        os.close(fd)
+    _held.clear()
+
+
+os.register_at_fork(
+    before=lambda: _held_lock.acquire(),
+    after_in_parent=lambda: _held_lock.release(),
+    after_in_child=_after_fork_in_child,
+)
+
+
+def _held_pipe() -> tuple[int, int]:
+    """A pipe whose writing end closes with this process, and not later."""
+    with _held_lock:
+        read, write = os.pipe()
+        _held.add(write)
+    return read, write
+
+
+def _let_go(fd: int) -> None:
+    with _held_lock:
+        if fd in _held:
+            _held.remove(fd)
+            os.close(fd)
+
+
+# -- the servers -------------------------------------------------------------------
+
+
+class Server:
+    """A group of processes that answers HTTP on one loopback port.
+
+    Use it as a context manager, or call `stop()`. It is also stopped, at once, when
+    the last reference to it goes and when this process ends.
+
+    port: TCP port on 127.0.0.1; pid: of the process that leads the group;
+    url: ``http://127.0.0.1:<port>``.
+    """
+
+    name = "server"
+
+    def __init__(self, port: int, ready_path: str) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.exit_code: int | None = None
+        self._ready_path = ready_path
+        self._ready = False
+        self._draining = False
+        self._status_tail = b""
+        self._last_words: str | None = None
+
+    def _launch(
+        self, command: Sequence[str], env: dict, cwd: str | None, fds: Mapping[str, int]
+    ) -> None:
+        """Start the group's leader and become its owner."""
+        try:
+            # It has no name in the file system, so nothing is left behind. All
+            # writers share one offset; the owner reads with pread.
+            log = tempfile.TemporaryFile(prefix="deploylab-log-")
+        except OSError as error:
+            raise ServerError(
+                f"cannot create a log file in {tempfile.gettempdir()}: "
+                f"{error.strerror}. Free some space there, or let the environment "
+                "variable TMPDIR name another folder."
+            ) from error
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=env,
+                cwd=cwd,
+                # A group of its own, which a Ctrl-C in a notebook does not reach.
+                start_new_session=True,
+                pass_fds=tuple(fds.values()),
+            )
+        except OSError as error:
+            log.close()
+            raise ServerError(f"cannot start {command[0]}: {error}") from error
+        self.pid = self._process.pid
+        self._log = log
+        self._finalizer = weakref.finalize(
+            self, _end, self._process, self._life, self._drain, self._status, log
+        )
+
+    # -- asking
+
+    @property
+    def state(self) -> str:
+        """One of ``starting``, ``ready``, ``draining`` and ``stopped``."""
+        self._take_events()
+        if self._ended():
+            return "stopped"
+        if self._draining:
+            return "draining"
+        return "ready" if self._all_ready() else "starting"
+
+    def health(self) -> bool:
+        """Whether ``GET /health`` answers 200."""
+        return self._get("/health") == 200
+
+    def ready(self) -> bool:
+        """Whether ``GET /ready`` answers 200: what a router would see now."""
+        return self._get(self._ready_path) == 200
+
+    def log(self, lines: int = 20) -> str:
+        """The last `lines` lines that the server has written to its output."""
+        text = self._last_words if self._last_words is not None else self._read_log()
+        return "\n".join(text.splitlines()[-lines:])
+
+    def processes(self) -> list[int]:
+        """Process ids of the server, its leader first."""
+        return [process.pid for process in self._processes()]
+
+    def memory_mib(self) -> float:
+        """Memory of all its processes in MiB; shared pages count once.
+
+        On Linux the proportional set size; elsewhere what each process has alone.
+        """
+        total_bytes = 0
+        for process in self._processes():
+            try:
+                memory = process.memory_full_info()
+            except psutil.Error:
+                continue
+            total_bytes += getattr(memory, "pss", None) or memory.uss
+        return total_bytes / 2**20
+
+    def check(self) -> None:
+        """Raise ServerDied, with the reason and the last log lines, if it has ended.
+
+        A server that was stopped by `stop()` has not died.
+        """
+        if self._last_words is None and self._ended():
+            raise self._died("died")
+
+    # -- waiting
+
+    def wait_ready(self, timeout_s: float = 30) -> None:
+        """Wait until it is ready; if it does not get there, stop it and say why.
+
+        Raises ServerDied, ServerNotReady.
+        """
+        deadline = time.monotonic() + timeout_s
+        try:
+            while self.state == "starting":
+                if time.monotonic() > deadline:
+                    raise self._not_ready(timeout_s)
+                time.sleep(_POLL_S)
+            if self.state == "stopped":
+                raise self._died("died while loading")
+        except BaseException:
+            self.stop(grace_s=0)
+            raise
+
+    # -- ending
+
+    def stop(self, grace_s: float = 10) -> bool:
+        """End the server: SIGTERM, then after `grace_s` seconds SIGKILL to the group.
+
+        Returns whether it ended by itself in time, having answered all it had
+        taken. Stopping a stopped server does nothing. The last lines of the log
+        stay readable.
+        """
+        if self._last_words is not None:
+            return True
+        try:
+            clean = self._end_politely(grace_s)
+        finally:
+            self._finalizer()  # ends what is left, and waits until it is gone
+            self._take_events()
+            self._last_words = self._read_log()
+            self._log.close()
+            os.close(self._status)
+        return clean
+
+    def _end_politely(self, grace_s: float) -> bool:
+        if self._ended():
+            return True
+        if grace_s <= 0 or not self._all_ready():
+            return False  # nobody was promised an answer
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(grace_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def __repr__(self) -> str:
+        return f"<{self.name} at {self.url}, pid {self.pid}, {self.state}>"
+
+    # -- plumbing
+
+    def _all_ready(self) -> bool:
+        raise NotImplementedError
+
+    def _event(self, event: str, value: int) -> None:
+        raise NotImplementedError
+
+    def _ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def _take_events(self) -> None:
+        """Read what the server has reported since the last look."""
+        if self._last_words is not None:
+            return
+        try:
+            while chunk := os.read(self._status, 65536):
+                self._status_tail += chunk
+        except BlockingIOError:
+            pass
+        *lines, self._status_tail = self._status_tail.split(b"\n")
+        for line in lines:
+            event, value = line.split()
+            self._event(event.decode(), int(value))
+
+    def _read_log(self, last_bytes: int = 65536) -> str:
+        size = os.fstat(self._log.fileno()).st_size
+        start = max(0, size - last_bytes)
+        return os.pread(self._log.fileno(), last_bytes, start).decode(errors="replace")
+
+    def _get(self, path: str, timeout_s: float = 5) -> int | None:
+        """Status of ``GET path``; None if there is no answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout_s)
+        try:
+            connection.request("GET", path, headers={"Connection": "close"})
+            return connection.getresponse().status
+        except (OSError, http.client.HTTPException):
+            return None
+        finally:
+            connection.close()
+
+    def _processes(self) -> list[psutil.Process]:
+        try:
+            leader = psutil.Process(self.pid)
+            return [leader, *leader.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+    def _died(self, what: str) -> ServerDied:
+        self._take_events()
+        code = self.exit_code
+        if code is None:
+            code = self._process.poll()
+        how = f"exit code {code}" if code is None or code >= 0 else _signal_name(-code)
+        return ServerDied(
+            f"the {self.name} on port {self.port} {what} ({how}).{self._quote()}\n"
+            "What next: the last lines above name the cause; put it right and start "
+            "it again.",
+            code,
+        )
+
+    def _not_ready(self, timeout_s: float) -> ServerNotReady:
+        return ServerNotReady(
+            f"the {self.name} on port {self.port} was not ready within {timeout_s:g} "
+            f"s, and was stopped.{self._quote()}\n"
+            f"What next: if the model only loads slowly, give a larger timeout_s; if "
+            f"not, see why GET {self._ready_path} does not answer 200."
+        )
+
+    def _quote(self) -> str:
+        log = self.log()
+        return f"\nLast log lines:\n{log}" if log else "\nIts log is empty."
+
+
+class ModelServer(Server):
+    """A `Server` that is a gunicorn with `deploylab.worker` in it.
+
+    workers: how many worker processes it keeps.
+    """
+
+    name = "model server"
+
+    def __init__(self, port: int, workers: int) -> None:
+        super().__init__(port, "/ready")
+        self.workers = workers
+        self._ready_pids: set[int] = set()
+        self._draining_pids: set[int] = set()
+
+    def ready_workers(self) -> list[int]:
+        """Process ids of the workers whose model is loaded and warm."""
+        self._take_events()
+        return sorted(self._ready_pids)
+
+    def drain(self) -> None:
+        """Stop being ready, and go on serving.
+
+        From the return of this call on, ``GET /ready`` answers 503 and every answer
+        closes its connection; new connections are still served, until `stop()`.
+        This is what a router needs: it sees the 503 and sends its traffic
+        elsewhere before anything is refused.
+        """
+        self._draining = True
+        _let_go(self._drain)
+        deadline = time.monotonic() + 5
+        while self._ready_pids - self._draining_pids and time.monotonic() < deadline:
+            if self._ended():
+                return
+            time.sleep(_POLL_S)
+            self._take_events()
+
+    def _end_politely(self, grace_s: float) -> bool:
+        if grace_s > 0 and self._all_ready():
+            self.drain()
+        return super()._end_politely(grace_s)
+
+    def _all_ready(self) -> bool:
+        return len(self._ready_pids) >= self.workers
+
+    def _event(self, event: str, value: int) -> None:
+        if event == "exit":
+            self._ready_pids.discard(value)
+            self._draining_pids.discard(value)
+        else:
+            {"ready": self._ready_pids, "draining": self._draining_pids}[event].add(
+                value
+            )
+
+    def _died(self, what: str) -> ServerDied:
+        # The exit code that tells something is the worker's, not the master's.
+        codes = re.findall(r"Worker \(pid:\d+\) exited with code (\d+)", self.log(200))
+        if codes and self.exit_code is None:
+            self.exit_code = int(codes[-1])
+        return super()._died(what)
+
+
+class CommandServer(Server):
+    """A `Server` that is any command, run by `deploylab.watchdog`."""
+
+    def _all_ready(self) -> bool:
+        if not self._ready and self._get(self._ready_path, timeout_s=1) == 200:
+            self._check_port()
+            self._ready = True
+        return self._ready
+
+    def _event(self, event: str, value: int) -> None:
+        self.exit_code = value
+
+    def _check_port(self) -> None:
+        """Make sure that it is this server that answers on the port."""
+        try:
+            ports = {
+                connection.laddr.port
+                for process in self._processes()
+                for connection in process.net_connections("tcp")
+                if connection.status == psutil.CONN_LISTEN
+            }
+        except psutil.Error:
+            return  # the system does not tell; then there is nothing to hold against it
+        if self.port not in ports:
+            raise PortTaken(
+                f"port {self.port} is answered by another process, not by the command; "
+                f"the command listens on {sorted(ports) or 'no port'}. "
+                "It must listen on 127.0.0.1 and the port in the environment variable "
+                "PORT."
+            )
+
+
+def start(
+    artifact: str | Path | None,
+    app: str = PHISHING_SERVICE,
+    *,
+    workers: int = 1,
+    threads: int = 4,
+    faults: Mapping[str, Mapping] | None = None,
+    port: int = 0,
+    timeout_s: float = 30,
+    wait: bool = True,
+) -> ModelServer:
+    """Start a model server, gunicorn with `workers` processes of `threads` threads.
+
+    artifact: folder that holds the model; None for an app that needs none.
+    app: ``path/to/file.py:factory`` or ``package.module:factory``; the factory
+        takes the artifact's path and returns a WSGI app that answers ``GET /ready``
+        with 200 once its model is loaded and warm, and with 503 until then.
+    faults: what is wrong with this version, see `deploylab.faults`.
+    port: 0 for a free one.
+    wait: return only when every worker is ready; otherwise return at once.
+
+    Raises ServerError (and its kinds PortTaken, ServerDied, ServerNotReady).
+    """
+    if artifact is not None and not Path(artifact).exists():
+        raise ServerError(
+            f"there is no artifact at {artifact}. Make it with deploylab.artifacts, "
+            "or give the path of one that exists."
+        )
+    spec = {
+        "app": _find_app(app),
+        "artifact": str(Path(artifact).resolve()) if artifact is not None else None,
+        "workers": workers,
+        "threads": threads,
+        "faults": fault_catalogue.check(faults or {}),
+        "timeout_s": timeout_s,
+    }
+    listener = _bind(port)
+    try:
+        server = ModelServer(listener.getsockname()[1], workers)
+        _own(
+            server,
+            [sys.executable, "-m", "gunicorn", "-c", "python:deploylab.worker"]
+            + ["deploylab.worker:build()"],
+            environment() | {"DEPLOYLAB_SERVER": json.dumps(spec)},
+            listen=listener.fileno(),
+        )
+    finally:
+        # From here on a dead server refuses connections, and does not let them hang.
+        listener.close()
+    if wait:
+        server.wait_ready(timeout_s)
+    return server
+
+
+def run(
+    command: str | Sequence[str],
+    *,
+    ready_path: str = "/ready",
+    port: int = 0,
+    timeout_s: float = 30,
+    env: Mapping[str, str] | None = None,
+    cwd: str | Path | None = None,
+    wait: bool = True,
+) -> CommandServer:
+    """Start any command as a server, and own it as `start` does.
+
+    command: the program and its arguments; ``$PORT`` in an argument stands for the
+        port, which is also in the environment variable PORT. No shell reads it.
+    ready_path: answers 200 when the server is ready.
+    env: added to the server's environment.
+
+    Raises ServerError (and its kinds PortTaken, ServerDied, ServerNotReady).
+    """
+    words = shlex.split(command) if isinstance(command, str) else list(command)
+    for attempt in (1, 2, 3):
+        # The command binds the port itself, so between the choice and the binding
+        # another process may take it. Then another one is tried.
+        with _bind(port) as probe:
+            chosen = probe.getsockname()[1]
+        server = CommandServer(chosen, ready_path)
+        _own(
+            server,
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py"))]
+            + ["{life}", "{status}"]
+            + [word.replace("$PORT", str(chosen)) for word in words],
+            environment() | {"PORT": str(chosen)} | dict(env or {}),
+            cwd=str(cwd) if cwd is not None else None,
+        )
+        if not wait:
+            return server
+        try:
+            server.wait_ready(timeout_s)
+            return server
+        except (PortTaken, ServerDied):
+            if port or attempt == 3 or not _is_taken(chosen):
+                raise
+    raise AssertionError("not reached")
+
+
+def environment() -> dict[str, str]:
+    """The environment of a server: what it needs of this one, and no telemetry."""
+    return {k: os.environ[k] for k in _INHERITED if k in os.environ} | _SET
+
+
+# -- plumbing ----------------------------------------------------------------------
+
+
+def _own(
+    server: Server,
+    command: list[str],
+    env: dict[str, str],
+    cwd: str | None = None,
+    **fds: int,
+) -> None:
+    """Launch `command` with a pipe for its owner's life, one to drain, one to report.
+
+    A ``{life}`` in the command stands for the number of that descriptor; likewise
+    the others. In the variable DEPLOYLAB_SERVER they are added to the JSON.
+    """
+    fds["life"], server._life = _held_pipe()
+    fds["drain"], server._drain = _held_pipe()
+    server._status, fds["status"] = os.pipe()
+    os.set_blocking(server._status, False)
+    if "DEPLOYLAB_SERVER" in env:
+        spec = json.loads(env["DEPLOYLAB_SERVER"])
+        env["DEPLOYLAB_SERVER"] = json.dumps(spec | fds)
+    command = [
+        str(fds[word[1:-1]]) if word in ("{life}", "{status}") else word
+        for word in command
+    ]
+    try:
+        server._launch(command, env, cwd, fds)
+    except BaseException:
+        _let_go(server._life)
+        _let_go(server._drain)
+        os.close(server._status)
+        raise
+    finally:
+        for name in ("life", "drain", "status"):
+            os.close(fds[name])
+
+
+def _end(
+    process: subprocess.Popen, life: int, drain: int, status: int, log: object
+) -> None:
+    """End a server's group at once and wait until it is gone (the finalizer)."""
+    if life not in _held:
+        return  # a forked child, which owns no server
+    _let_go(life)
+    _let_go(drain)
+    _kill_group(process)
+
+
+def _kill_group(process: subprocess.Popen, bound_s: float = 5) -> None:
+    members = [process.pid]
+    try:
+        members += [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
+    except psutil.Error:
+        pass
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # nobody is left (macOS says "not permitted" of a zombie)
+    try:
+        process.wait(bound_s)
+    except subprocess.TimeoutExpired:
+        pass
+    deadline = time.monotonic() + bound_s
+    while any(_lives(pid) for pid in members) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _bind(port: int) -> socket.socket:
+    """A socket bound to a loopback port, 0 for a free one; it does not listen."""
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError as error:
+        listener.close()
+        if error.errno != errno.EADDRINUSE:
+            raise ServerError(
+                f"cannot use port {port} on 127.0.0.1: {error.strerror}. Leave port "
+                "out, and a free one is chosen."
+            ) from error
+        raise PortTaken(
+            f"port {port} on 127.0.0.1 is taken by another program. Leave port out, "
+            "and a free one is chosen, or stop the program that holds it."
+        ) from error
+    return listener
+
+
+def _is_taken(port: int) -> bool:
+    try:
+        _bind(port).close()
+    except PortTaken:
+        return True
+    return False
+
+
+def _find_app(app: str) -> str:
+    """Make the path in ``path/to/file.py:factory`` absolute.
+
+    It counts from the working folder, or else from the project's.
+    """
+    path, colon, factory = app.rpartition(":")
+    if not colon:
+        raise ServerError(
+            f"app must name a factory, such as 'my_app.py:create_app'; {app!r} has "
+            "no colon"
+        )
+    if not path.endswith(".py"):
+        return app
+    places = [Path.cwd(), Path(__file__).resolve().parent.parent]
+    for place in places:
+        if (place / path).is_file():
+            return f"{(place / path).resolve()}:{factory}"
+    raise ServerError(
+        f"there is no file {path} in {' or in '.join(map(str, places))}. Give the path "
+        "of the file in which the factory is."
+    )
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return f"killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"killed by signal {number}"

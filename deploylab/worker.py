@@ -1,0 +1,313 @@
+"""What runs inside a model server: gunicorn's settings, its hooks and its worker.
+
+gunicorn is started as ``python -m gunicorn -c python:deploylab.worker``, so the
+module's lower-case names are gunicorn settings. `deploylab.servers` says in the
+environment variable ``DEPLOYLAB_SERVER`` what to serve, and hands over four file
+descriptors:
+
+listen  the bound socket;
+life    a pipe that its owner holds open: end of file means that the owner is gone;
+drain   a pipe that its owner holds open: end of file means "take no new work";
+status  a pipe on which the server reports, one line an event: ``ready <pid>``,
+        ``draining <pid>`` and ``exit <pid>``.
+
+End of file reaches every process that holds the reading end, however late it
+started and however its owner ended, on Linux and on macOS. A parent-death signal
+does neither: it fires when the *thread* that started the child ends.
+
+Only the standard library, gunicorn and the fault catalogue are imported here: a
+server process carries its model and nothing that trains one.
+"""
+
+import importlib
+import importlib.util
+import json
+import mmap
+import os
+import selectors
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from wsgiref.util import setup_testing_defaults
+
+from gunicorn.errors import HaltServer
+from gunicorn.workers import gthread
+
+from deploylab import faults
+
+_SPEC = json.loads(os.environ.get("DEPLOYLAB_SERVER", "{}"))
+_LIFE, _DRAIN, _STATUS = (_SPEC.get(name, -1) for name in ("life", "drain", "status"))
+
+# A connection that stays silent this long after the server was told to end is
+# closed. A client that has just got an answer has had time to ask again.
+LINGER_S = 0.5
+# This many workers in a row that end before they are ready end the server.
+CRASH_LOOP = 3
+
+bind = f"fd://{_SPEC.get('listen', 0)}"
+workers = _SPEC.get("workers", 1)
+threads = _SPEC.get("threads", 4)
+worker_class = "deploylab.worker.Worker"
+# Longer than any client here keeps an idle connection, so that it is the client
+# that closes it and never the server under a request that is on its way.
+keepalive = 75
+graceful_timeout = _SPEC.get("grace_s", 30)
+# The master kills a worker that has not reported for so long; loading counts.
+timeout = max(30, int(_SPEC.get("timeout_s", 0)) + 5)
+# Without this, every gunicorn of a user shares one control socket in his home.
+control_socket_disable = True
+# The heartbeat is a file; in memory it cannot wait for a full or slow disk.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+# gunicorn keeps a thread for 5 s on a new connection that sends nothing: four such
+# connections would stop a server with four threads.
+gthread.DEFAULT_WORKER_DATA_TIMEOUT = LINGER_S
+
+DRAINING = threading.Event()
+_request = threading.local()
+_master: dict[str, int] = {"failed_loads": 0, "read": -1, "write": -1}
+
+
+# -- the application ---------------------------------------------------------------
+
+
+def build() -> Callable:
+    """The WSGI application of this server: factory, faults, draining."""
+    app = load_factory(_SPEC["app"])
+    app = app(_SPEC["artifact"]) if _SPEC.get("artifact") else app()
+    return drainable(faults.wrap(app, _SPEC.get("faults") or {}))
+
+
+def load_factory(app: str) -> Callable:
+    """Import ``path/to/file.py:factory`` or ``package.module:factory``."""
+    module_name, _, factory = app.rpartition(":")
+    if module_name.endswith(".py"):
+        path = Path(module_name)
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+    else:
+        module = importlib.import_module(module_name)
+    return getattr(module, factory)
+
+
+def drainable(app: Callable) -> Callable:
+    """Wrap a WSGI app: while draining it is not ready, and closes connections."""
+
+    def wsgi(environ: dict, start_response: Callable) -> Iterable[bytes]:
+        if DRAINING.is_set() and environ.get("PATH_INFO") == "/ready":
+            body = b'{"status": "draining"}\n'
+            headers = [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+            ]
+            _close_after_answer()
+            start_response("503 Service Unavailable", headers)
+            return [body]
+
+        def start(status: str, headers: list, exc_info: tuple | None = None):
+            # Decided when the answer is made, not when the request came: the
+            # order to drain may have come in between.
+            _close_after_answer()
+            return start_response(status, headers, exc_info)
+
+        return app(environ, start)
+
+    return wsgi
+
+
+def _close_after_answer() -> None:
+    if DRAINING.is_set() and (req := getattr(_request, "current", None)) is not None:
+        req.force_close()
+
+
+# -- the worker --------------------------------------------------------------------
+
+
+class Worker(gthread.ThreadWorker):
+    """A threaded gunicorn worker that loses nothing when it is told to end.
+
+    gunicorn's own worker forgets the connections that wait in the listen queue,
+    closes a connection whose answer promised to keep it, and waits the whole
+    grace time for clients that are silent. This one, on SIGTERM,
+
+    1. accepts what has reached the listen queue, then closes it, so that a new
+       client is refused at once;
+    2. answers every request in flight, and every request that arrives on an open
+       connection, with ``Connection: close``;
+    3. closes a connection once it has been silent for `LINGER_S`;
+    4. ends when no connection is left, or when the grace time is over.
+    """
+
+    ending = False
+
+    def handle_exit(self, sig: int, frame: object) -> None:
+        """Take SIGTERM: begin to end (runs in the main thread)."""
+        DRAINING.set()
+        self.ending = True
+        self.method_queue.defer(lambda: None)  # wakes the loop
+
+    def run(self) -> None:
+        """Serve until told to end, then finish what was begun."""
+        self.poller.register(
+            self.method_queue.fileno(),
+            selectors.EVENT_READ,
+            self.method_queue.run_callbacks,
+        )
+        self.set_accept_enabled(True)
+        while self.alive and not self.ending:
+            self.notify()
+            self.set_accept_enabled(self.nr_conns < self.worker_connections)
+            self.wait_for_and_dispatch_events(timeout=1.0)
+            self.murder_keepalived()
+            self.murder_pending()
+        self._finish()
+        self.alive = False
+        self.tpool.shutdown(wait=False)
+
+    def _finish(self) -> None:
+        """Answer all that has arrived, within the grace time."""
+        self.set_accept_enabled(False)
+        for listener in self.sockets:
+            waiting = True
+            while waiting:
+                before = self.nr_conns
+                self.accept(listener)
+                waiting = self.nr_conns > before
+            listener.close()
+        began = time.monotonic()
+        while self.nr_conns and time.monotonic() - began < self.cfg.graceful_timeout:
+            self.notify()
+            self.wait_for_and_dispatch_events(timeout=0.05)
+            if time.monotonic() - began > LINGER_S:
+                self._close_silent()
+        if self.nr_conns:
+            self.log.warning(
+                "grace time is over: %s connections cut off", self.nr_conns
+            )
+
+    def _close_silent(self) -> None:
+        silent_since = time.monotonic() - LINGER_S
+        for conns in (self.keepalived_conns, self.pending_conns):
+            for conn in list(conns):
+                asked_last = conn.timeout - self.cfg.keepalive
+                # The last look: what has arrived by now is answered.
+                if asked_last < silent_since and not conn.wait_for_data(0):
+                    conns.remove(conn)
+                    self.poller.unregister(conn.sock)
+                    self.nr_conns -= 1
+                    conn.close()
+
+
+# -- gunicorn's hooks --------------------------------------------------------------
+
+
+def on_starting(arbiter: object) -> None:
+    """Master, before anything else: watch the owner."""
+    for fd in (_LIFE, _DRAIN, _STATUS):
+        os.set_inheritable(fd, False)
+    os.set_blocking(_STATUS, False)
+    # Held open by the master alone, for its workers to see it end.
+    _master["read"], _master["write"] = os.pipe()
+    _watch({_LIFE: _end_group})
+
+
+def pre_fork(arbiter: object, worker: Worker) -> None:
+    """Master, before each fork: one byte shared with the worker to come."""
+    worker.was_ready = mmap.mmap(-1, 1)
+
+
+def post_fork(arbiter: object, worker: Worker) -> None:
+    """Worker, first thing: watch owner and master."""
+    # Until the worker has its own handlers, the master's would swallow this.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.close(_master["write"])
+    _watch({_LIFE: _end_group, _master["read"]: _end_group, _DRAIN: _drain})
+
+
+def post_worker_init(worker: Worker) -> None:
+    """Worker, once the factory has returned: tell the owner when it is ready."""
+
+    def wait_until_ready() -> None:
+        while not _answers_ready(worker.wsgi):
+            time.sleep(0.01)
+        worker.was_ready[0] = 1
+        worker.log.info("Worker is ready (pid: %s)", worker.pid)
+        report("ready")
+
+    threading.Thread(target=wait_until_ready, name="readiness", daemon=True).start()
+
+
+def child_exit(arbiter: object, worker: Worker) -> None:
+    """Master, after a worker has ended: tell the owner, and stop a crash loop."""
+    report("exit", worker.pid)
+    if worker.was_ready[0]:
+        _master["failed_loads"] = 0
+        return
+    _master["failed_loads"] += 1
+    stopping = not arbiter.LISTENERS
+    if _master["failed_loads"] == CRASH_LOOP and not stopping:
+        raise HaltServer(
+            f"Crash loop: {CRASH_LOOP} workers in a row ended before they were ready.",
+            arbiter.WORKER_BOOT_ERROR,
+        )
+
+
+def pre_request(worker: Worker, req: object) -> None:
+    """Worker, before each request: remember it for `drainable`."""
+    _request.current = req
+
+
+# -- plumbing ----------------------------------------------------------------------
+
+
+def report(event: str, pid: int | None = None) -> None:
+    """Write one event to the owner; never wait for it."""
+    try:
+        os.write(_STATUS, f"{event} {pid or os.getpid()}\n".encode())
+    except OSError:
+        pass  # the owner is gone, or reads nothing: not a reason to stop serving
+
+
+def _watch(on_end: dict[int, Callable[[], None]]) -> None:
+    """Call ``on_end[fd]()`` in a thread when the pipe behind `fd` ends."""
+
+    def watch() -> None:
+        with selectors.DefaultSelector() as selector:
+            for fd in on_end:
+                selector.register(fd, selectors.EVENT_READ)
+            while True:
+                for key, _ in selector.select():
+                    if not os.read(key.fd, 1024):
+                        selector.unregister(key.fd)
+                        on_end[key.fd]()
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+
+
+def _end_group() -> None:
+    """End every process of this server, this one included, at once."""
+    # The group is ours alone: `deploylab.servers` starts the master as its leader.
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _drain() -> None:
+    DRAINING.set()
+    report("draining")
+
+
+def _answers_ready(app: Callable) -> bool:
+    """Ask the application itself, in this process: is ``GET /ready`` a 200?"""
+    environ = {"PATH_INFO": "/ready", "REMOTE_ADDR": "127.0.0.1"}
+    setup_testing_defaults(environ)
+    answer: list[str] = []
+    body = app(environ, lambda status, headers, exc_info=None: answer.append(status))
+    try:
+        b"".join(body)
+    finally:
+        getattr(body, "close", lambda: None)()
+    return answer[-1].startswith("200")
