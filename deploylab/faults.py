@@ -58,9 +58,7 @@ def flaky(app: Callable, error_rate: float = 0.05, seed: int = 0) -> Callable:
 
 def dies_loading(app: Callable) -> Callable:
     """End the process with exit code 1 while it loads."""
-    print("fault dies-loading: this version ends while it loads", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(1)
+    _die("fault dies-loading: this version ends while it loads")
 
 
 def dies_serving(app: Callable, after_requests: int = 100) -> Callable:
@@ -73,13 +71,9 @@ def dies_serving(app: Callable, after_requests: int = 100) -> Callable:
 
     def wsgi(environ: dict, start_response: Callable) -> Iterable[bytes]:
         if next_number() >= after_requests:
-            print(
-                f"fault dies-serving: this process ends after {after_requests} "
-                "requests",
-                file=sys.stderr,
+            _die(
+                f"fault dies-serving: this process ends after {after_requests} requests"
             )
-            sys.stderr.flush()
-            os._exit(1)
         return app(environ, start_response)
 
     return wsgi
@@ -186,6 +180,13 @@ def wrap(app: Callable, spec: Mapping[str, Mapping]) -> Callable:
         return (broken if meets else app)(environ, start_response)
 
     return wsgi
+
+
+def _die(why: str) -> None:
+    """End this process as a crash does: at once, and without tidying up."""
+    sys.stderr.write(why + "\n")
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def _turn_round(body: bytes, feature: str) -> bytes:

@@ -23,10 +23,12 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
+from deploylab import ROOT
 from deploylab import faults as fault_catalogue
 
 PHISHING_SERVICE = "book/listings/phishing_service.py:create_app"
@@ -142,7 +144,7 @@ class Server:
         try:
             # It has no name in the file system, so nothing is left behind. All
             # writers share one offset; the owner reads with pread.
-            log = tempfile.TemporaryFile(prefix="deploylab-log-")
+            log = tempfile.TemporaryFile(prefix="deploylab-")  # noqa: SIM115
         except OSError as error:
             raise ServerError(
                 f"cannot create a log file in {tempfile.gettempdir()}: "
@@ -456,6 +458,7 @@ def start(
     workers: int = 1,
     threads: int = 4,
     faults: Mapping[str, Mapping] | None = None,
+    env: Mapping[str, str] | None = None,
     port: int = 0,
     timeout_s: float = 30,
     wait: bool = True,
@@ -465,8 +468,11 @@ def start(
     artifact: folder that holds the model; None for an app that needs none.
     app: ``path/to/file.py:factory`` or ``package.module:factory``; the factory
         takes the artifact's path and returns a WSGI app that answers ``GET /ready``
-        with 200 once its model is loaded and warm, and with 503 until then.
-    faults: what is wrong with this version, see `deploylab.faults`.
+        with 200 once its model is loaded and warm, and with 503 until then; with
+        the JSON ``{"status": "failed"}`` if that will never be.
+    faults: what is wrong with this version, see `deploylab.faults`; by default what
+        the artifact's manifest says.
+    env: added to the server's environment.
     port: 0 for a free one.
     wait: return only when every worker is ready; otherwise return at once.
 
@@ -477,22 +483,31 @@ def start(
             f"there is no artifact at {artifact}. Make it with deploylab.artifacts, "
             "or give the path of one that exists."
         )
+    if faults is None:
+        faults = _faults_of(artifact)
     spec = {
         "app": _find_app(app),
         "artifact": str(Path(artifact).resolve()) if artifact is not None else None,
         "workers": workers,
         "threads": threads,
-        "faults": fault_catalogue.check(faults or {}),
+        "faults": fault_catalogue.check(faults),
         "timeout_s": timeout_s,
     }
+    worker = "deploylab.worker"
     listener = _bind(port)
     try:
         server = ModelServer(listener.getsockname()[1], workers)
         _own(
             server,
-            [sys.executable, "-m", "gunicorn", "-c", "python:deploylab.worker"]
-            + ["deploylab.worker:build()"],
-            environment() | {"DEPLOYLAB_SERVER": json.dumps(spec)},
+            [
+                sys.executable,
+                "-m",
+                "gunicorn",
+                "-c",
+                f"python:{worker}",
+                f"{worker}:build()",
+            ],
+            environment() | dict(env or {}) | {"DEPLOYLAB_SERVER": json.dumps(spec)},
             listen=listener.fileno(),
         )
     finally:
@@ -604,18 +619,13 @@ def _end(
 
 def _kill_group(process: subprocess.Popen, bound_s: float = 5) -> None:
     members = [process.pid]
-    try:
+    with suppress(psutil.Error):
         members += [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
-    except psutil.Error:
-        pass
-    try:
+    # Nobody may be left; macOS says "not permitted" of a zombie.
+    with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # nobody is left (macOS says "not permitted" of a zombie)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(bound_s)
-    except subprocess.TimeoutExpired:
-        pass
     deadline = time.monotonic() + bound_s
     while any(_lives(pid) for pid in members) and time.monotonic() < deadline:
         time.sleep(_POLL_S)
@@ -656,6 +666,16 @@ def _is_taken(port: int) -> bool:
     return False
 
 
+def _faults_of(artifact: str | Path | None) -> dict:
+    """The faults that the artifact's manifest names; none without a manifest."""
+    if artifact is None:
+        return {}
+    try:
+        return json.loads((Path(artifact) / "manifest.json").read_text())["faults"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # the service says what is wrong with the artifact
+
+
 def _find_app(app: str) -> str:
     """Make the path in ``path/to/file.py:factory`` absolute.
 
@@ -669,7 +689,7 @@ def _find_app(app: str) -> str:
         )
     if not path.endswith(".py"):
         return app
-    places = [Path.cwd(), Path(__file__).resolve().parent.parent]
+    places = [Path.cwd(), ROOT]
     for place in places:
         if (place / path).is_file():
             return f"{(place / path).resolve()}:{factory}"

@@ -34,7 +34,8 @@ def main() -> None:
     try:
         child = subprocess.Popen(sys.argv[3:], preexec_fn=_die_with_watchdog)
     except OSError as error:
-        print(f"cannot start {sys.argv[3]!r}: {error}", file=sys.stderr, flush=True)
+        sys.stderr.write(f"cannot start {sys.argv[3]!r}: {error}\n")
+        sys.stderr.flush()
         code = 127
     else:
         signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))

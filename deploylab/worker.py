@@ -19,6 +19,7 @@ Only the standard library, gunicorn and the fault catalogue are imported here: a
 server process carries its model and nothing that trains one.
 """
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -233,7 +234,10 @@ def post_worker_init(worker: Worker) -> None:
     """Worker, once the factory has returned: tell the owner when it is ready."""
 
     def wait_until_ready() -> None:
-        while not _answers_ready(worker.wsgi):
+        while (state := _readiness(worker.wsgi)) != "ready":
+            if state == "failed":
+                worker.log.error("The app says that its model cannot be loaded.")
+                os._exit(1)
             time.sleep(0.01)
         worker.was_ready[0] = 1
         worker.log.info("Worker is ready (pid: %s)", worker.pid)
@@ -267,10 +271,9 @@ def pre_request(worker: Worker, req: object) -> None:
 
 def report(event: str, pid: int | None = None) -> None:
     """Write one event to the owner; never wait for it."""
-    try:
+    # That the owner is gone or reads nothing is no reason to stop serving.
+    with contextlib.suppress(OSError):
         os.write(_STATUS, f"{event} {pid or os.getpid()}\n".encode())
-    except OSError:
-        pass  # the owner is gone, or reads nothing: not a reason to stop serving
 
 
 def _watch(on_end: dict[int, Callable[[], None]]) -> None:
@@ -300,14 +303,23 @@ def _drain() -> None:
     report("draining")
 
 
-def _answers_ready(app: Callable) -> bool:
-    """Ask the application itself, in this process: is ``GET /ready`` a 200?"""
+def _readiness(app: Callable) -> str:
+    """Ask the application itself, in this process, by ``GET /ready``.
+
+    Returns ``ready`` for a 200, ``failed`` for another status with the JSON
+    ``{"status": "failed"}``, which says that waiting is in vain, else ``loading``.
+    """
     environ = {"PATH_INFO": "/ready", "REMOTE_ADDR": "127.0.0.1"}
     setup_testing_defaults(environ)
-    answer: list[str] = []
-    body = app(environ, lambda status, headers, exc_info=None: answer.append(status))
+    statuses: list[str] = []
+    chunks = app(environ, lambda status, *_: statuses.append(status))
     try:
-        b"".join(body)
+        body = b"".join(chunks)
     finally:
-        getattr(body, "close", lambda: None)()
-    return answer[-1].startswith("200")
+        getattr(chunks, "close", lambda: None)()
+    if statuses[-1].startswith("200"):
+        return "ready"
+    with contextlib.suppress(ValueError, AttributeError):
+        if json.loads(body).get("status") == "failed":
+            return "failed"
+    return "loading"
