@@ -28,9 +28,10 @@ def mend(html: str, pagename: str, builder: StandaloneHTMLBuilder) -> str:
     soup = BeautifulSoup(html, "html.parser")
     drop_scripts(soup, pagename)
     figures = replace_svg_images(soup, pagename, builder)
-    for mend_part in (
-    ):
-        mend_part(soup)
+    mend_head(soup)
+    mend_ids(soup)
+    mend_names(soup)
+    mend_roles(soup)
     warn_of_missing_alt(soup, pagename)
     warn_of_other_hosts(soup, pagename)
     html = soup.decode(formatter="html5")
@@ -50,6 +51,54 @@ def drop_scripts(soup: BeautifulSoup, pagename: str) -> None:
             unwanted |= {"searchtools.js", "language_data.js", "searchindex.js"}
         if name in unwanted:
             script.decompose()
+
+
+def mend_head(soup: BeautifulSoup) -> None:
+    """Choose light or dark before the page is drawn, and name the screen once."""
+    # The theme sets an empty theme for a first visit, and mends it with a deferred
+    # script: a dark reader sees a white flash, and without scripts there is no theme.
+    soup.html["data-theme"] = "light"
+    for script in soup.head.find_all("script", attrs={"data-cfasync": True}):
+        script.string = THEME_SCRIPT
+    for viewport in soup.select("head meta[name=viewport]")[1:]:
+        viewport.decompose()
+
+
+def mend_ids(soup: BeautifulSoup) -> None:
+    """Rename ids that sphinx-exercise repeats for each exercise on a page."""
+    for name in ("exercise-content", "solution-content"):
+        for number, tag in enumerate(soup.find_all(id=name), start=1):
+            tag["id"] = f"{name}-{number}"
+
+
+def mend_names(soup: BeautifulSoup) -> None:
+    """Name what a screen reader would meet without a name; hide mere ornaments."""
+    for icon in soup.select("[class*='fa-']"):
+        icon["aria-hidden"] = "true"
+    # The arrow that unfolds a part of the table of contents.
+    for summary in soup.select("li.has-children > details > summary"):
+        link = summary.find_parent("li").find("a")
+        summary["aria-label"] = f"Pages under {link.get_text(strip=True)}"
+    # The theme's script lets the keyboard into these where they scroll.
+    for name, selector in (
+        ("Code", "div.highlight > pre"),
+        ("Table", ".pst-scrollable-table-container"),
+        ("Output", ".cell_output > .output"),
+    ):
+        for tag in soup.select(selector):
+            tag["role"] = "group"
+            tag["aria-label"] = name
+    for figure in soup.select("figure.wide"):
+        figure["tabindex"] = "0"  # it scrolls on a phone
+
+
+def mend_roles(soup: BeautifulSoup) -> None:
+    """Take away roles whose rules the page breaks."""
+    # docutils calls the bibliography a list, without list items in it.
+    for tag in soup.select(".citation-list[role=list]"):
+        del tag["role"]
+    for tag in soup.select(".citation[role=doc-biblioentry]"):
+        del tag["role"]
 
 
 def replace_svg_images(

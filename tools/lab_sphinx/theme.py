@@ -59,8 +59,8 @@ class MendingTemplates(BuiltinTemplateLoader):
     def render(self, template: str, context: dict[str, Any]) -> str:
         """Return the rendered template, mended where it is a page."""
         html = super().render(template, context)
-        if self.builder.format != "html" or "pagename" not in context:
-            return html
+        if "<html" not in html:
+            return html  # a part of a page: the theme renders some by themselves
         return mending.mend(html, context["pagename"], self.builder)
 
 
