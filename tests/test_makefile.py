@@ -92,7 +92,7 @@ class Machine:
         )
 
     def sudo(self) -> None:
-        self.program("sudo", '#!/bin/sh\n[ "$1" = -n ] && shift && "$@"\n')
+        self.program("sudo", '#!/bin/sh\n[ "$1" != -n ] || shift\n"$@"\n')
         self.program("true", "#!/bin/sh\n")
 
     def run(self, want: str = "book", **environment: str) -> Outcome:
@@ -257,7 +257,7 @@ def test_refuses_an_unsuitable_python_for_an_existing_environment(machine):
     assert "PYTHON=python9 is no Python that runs" in refused.said
 
 
-VENV_COMMAND = "sudo apt-get install -y --no-install-recommends python3.11-venv"
+VENV_COMMAND = "apt-get install -y --no-install-recommends python3.11-venv"
 VENV_LOG = [
     "apt-get update -qq",
     "apt-get install -y --no-install-recommends python3.11-venv",
@@ -291,7 +291,8 @@ def test_says_the_one_command_where_it_may_not_install(machine, forbidden):
     told = machine.run(**({"SYSTEM": "0"} if forbidden == "SYSTEM=0" else {}))
     assert told.code != 0
     assert told.log == []
-    assert VENV_COMMAND in told.said
+    command = ("sudo " if forbidden == "no right" else "") + VENV_COMMAND
+    assert f"this installs it:  {command}" in told.said
     assert not (machine.project / ".venv").exists()
 
 

@@ -27,29 +27,26 @@ case $want in book | test) ;; *) fail "Usage: tools/environment.sh book|test" ;;
 # that does and returns 1.
 #   install_packages REASON PACKAGE...
 install_packages() {
-    reason=$1 as_root='' && shift
+    reason=$1 && shift
     install="apt-get install -y --no-install-recommends $*"
+    [ "$(id -u)" = 0 ] && sudo='' || sudo='sudo '
     if [ "${SYSTEM:-1}" = 0 ]; then
         why="SYSTEM=0 forbids installing it"
     elif ! command -v apt-get >/dev/null; then
         why="this machine has no apt-get"
-    elif [ "$(id -u)" = 0 ]; then
-        why=
-    elif sudo -n true 2>/dev/null; then
-        why='' as_root='sudo -n'
-    else
+    elif [ -n "$sudo" ] && ! sudo -n true 2>/dev/null; then
         why="this user is not root and has no password-less sudo"
+    else
+        say "$reason needs: $*. Installing it on this machine (SYSTEM=0 turns this off):"
+        say "    ${sudo}apt-get update && $sudo$install"
+        # Without the update a fresh container knows no package at all.
+        ${sudo}env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
+            ${sudo}env DEBIAN_FRONTEND=noninteractive $install
+        return
     fi
-    if [ -n "$why" ]; then
-        say "$reason needs: $* ($why)."
-        say "On Debian or Ubuntu this installs it:  sudo $install"
-        return 1
-    fi
-    say "$reason needs: $*. Installing it on this machine (SYSTEM=0 turns this off):"
-    say "    $as_root apt-get update && $as_root $install"
-    # Without the update a fresh container knows no package at all.
-    $as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
-        $as_root env DEBIAN_FRONTEND=noninteractive $install
+    say "$reason needs: $* ($why)."
+    say "On Debian or Ubuntu this installs it:  $sudo$install"
+    return 1
 }
 
 version_of() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null; }
