@@ -35,9 +35,9 @@ def inline_svg(path: Path, alt: str, prefix: str, attributes: dict[str, str]) ->
     ids = {element.get("id") for element in root.iter()} - {None}
     for element in root.iter():
         for name, value in element.attrib.items():
-            if name.endswith("href") and re.match(r"\w+:?//", value):
-                if not element.tag.endswith("}a"):
-                    raise ValueError(f"{path.name} asks another host: {value}")
+            fetched = name.endswith("href") and not element.tag.endswith("}a")
+            if fetched and re.match(r"(\w+:)?//", value):
+                raise ValueError(f"{path.name} asks another host: {value}")
             element.set(name, prefixed(name, value, ids, prefix))
         if element.tag == f"{{{SVG}}}style" and element.text:
             # Nested under the figure's id, or its rules would style the page

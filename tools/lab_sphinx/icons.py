@@ -15,7 +15,8 @@ from fontTools import subset
 from fontTools.ttLib import TTFont
 
 ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
-ICON_VARIABLE = re.compile(r'--pst-icon-[\w-]+:\s*"\\([0-9a-f]+)"')
+ICON_CONTENT = re.compile(r'content:\s*"\\(f[0-9a-f]{3})"')
+ICON_VARIABLE = re.compile(r'--pst-icon-[\w-]+:\s*"(.)"')
 
 
 def icon_names(html_folder: Path) -> set[str]:
@@ -26,12 +27,23 @@ def icon_names(html_folder: Path) -> set[str]:
     return names
 
 
-def slim_style_sheet(css: str, font_file: Path, names: set[str]) -> str:
-    """Return the theme's style sheet with the icons ``names`` and no others.
+def icon_code_points(html_folder: Path) -> set[int]:
+    """Return the icons that other extensions' style sheets name by code point."""
+    points: set[int] = set()
+    for path in html_folder.glob("_static/*.css"):
+        points.update(int(c, 16) for c in ICON_CONTENT.findall(path.read_text("utf-8")))
+    return points
 
-    ``css`` is the theme's own sheet, ``font_file`` its solid font as TTF.
+
+def slim_style_sheet(
+    css: str, font_file: Path, names: set[str], code_points: set[int]
+) -> str:
+    """Return the theme's style sheet with the icons asked for and no others.
+
+    ``css`` is the theme's own sheet, ``font_file`` its solid font as TTF; ``names``
+    and ``code_points`` say which icons the pages use.
     """
-    code_points = {int(code, 16) for code in ICON_VARIABLE.findall(css)}
+    code_points = code_points | {ord(icon) for icon in ICON_VARIABLE.findall(css)}
 
     def keep_if_used(rule: re.Match[str]) -> str:
         if names.isdisjoint(re.findall(r"fa-[\w-]+", rule[1])):

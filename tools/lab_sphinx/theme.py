@@ -107,9 +107,12 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     for pattern in LEFTOVERS:
         for path in html.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    names = icons.icon_names(html)
-    css = (THEME_STATIC / THEME_CSS).read_text("utf-8")
-    css = icons.slim_style_sheet(css, THEME_STATIC / SOLID_FONT, names)
+    css = icons.slim_style_sheet(
+        (THEME_STATIC / THEME_CSS).read_text("utf-8"),
+        THEME_STATIC / SOLID_FONT,
+        icons.icon_names(html),
+        icons.icon_code_points(html),
+    )
     (html / "_static" / THEME_CSS).write_text(css, "utf-8")
 
     root = app.config.root_doc
