@@ -1,0 +1,18 @@
+"""A Flask service that does nothing: what HTTP and Flask cost without a model."""
+
+from flask import Flask
+
+
+def create_app(artifact: str | None = None) -> Flask:
+    """An app that answers every prediction with the same two bytes."""
+    app = Flask(__name__)
+
+    @app.get("/ready")
+    def ready():
+        return {"status": "ready"}
+
+    @app.post("/predict")
+    def predict():
+        return {}
+
+    return app
