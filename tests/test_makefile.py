@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+MAKEFILE = (ROOT / "Makefile").read_text()
 
 # All that a machine needs besides Python; the real programs.
 SHELL = "sh cat chmod cmp cp dirname env flock mkdir rm sed tr wc".split()
@@ -385,11 +387,36 @@ def test_ci_run_fails_when_a_command_fails(tmp_path):
     assert (done.returncode, done.stdout) == (1, "make test\n")
 
 
+def test_workflows_run_what_a_reader_runs():
+    """No logic of its own in CI: what it runs, everybody can run."""
+    commands = []
+    for path in sorted((ROOT / ".github/workflows").glob("*.yml")):
+        jobs = yaml.safe_load(path.read_text())["jobs"]
+        for job in jobs.values():
+            commands += [step["run"] for step in job["steps"] if "run" in step]
+    assert commands.count(".ci/run") == 1
+    targets = set(re.findall(r"^\.PHONY: (\w+)$", MAKEFILE, re.M))
+    for command in commands:
+        program, *arguments = command.split()
+        assert program in (".ci/run", "make", "git"), command
+        assert program != "make" or arguments[0] in targets, command
+
+
+def test_binder_installs_the_lock():
+    """The image has the page's versions and the notebooks."""
+    lines = (ROOT / "binder/requirements.txt").read_text().splitlines()
+    assert [line for line in lines if line[0] != "#"] == ["-r ../requirements.txt"]
+    post_build = (ROOT / "binder/postBuild").read_text()
+    assert "set -euo pipefail" in post_build
+    assert "tools/make_notebooks.py" in post_build
+    assert os.access(ROOT / "binder/postBuild", os.X_OK)
+
+
 def test_make_alone_lists_every_target():
     listed = subprocess.run(
         ["make"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    targets = re.findall(r"^\.PHONY: (\w+)$", (ROOT / "Makefile").read_text(), re.M)
+    targets = re.findall(r"^\.PHONY: (\w+)$", MAKEFILE, re.M)
     assert set(targets) >= set(
         "help book test check soak bench notebooks preview lock clean".split()
     )

@@ -65,7 +65,7 @@ class PreviewHandler(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = Path(self.translate_path(self.path))
-        if path.is_dir() and self.path.endswith("/"):
+        if path.is_dir() and self.path.partition("?")[0].endswith("/"):
             path = path / "index.html"
         if self.path == "/-/builds":
             self.answer(str(self.server.builds).encode(), "text/plain")
