@@ -101,7 +101,7 @@ def load() -> pd.DataFrame:
             )
         file.seek(0)
         return pd.read_csv(file).astype(
-            {name: float for name in CONTRACT_V3.names} | {LABEL: int}
+            dict.fromkeys(CONTRACT_V3.names, float) | {LABEL: int}
         )
 
 

@@ -66,7 +66,7 @@ def bars(
     spread: Mapping[str, tuple[float, float]] | None = None,
     fmt: str = "{:.3g}",
 ) -> Axes:
-    """Horizontal bars, one a key, the value written at the end; `spread` adds (low, high)."""
+    """Horizontal bars, one a key, its value at the end; `spread` adds (low, high)."""
     names = list(values)
     numbers = np.array([values[name] for name in names], dtype=float)
     rows = np.arange(len(names))[::-1]
@@ -100,7 +100,7 @@ def ecdf(ax: Axes, samples: Mapping[str, Sequence[float]], *, label: str) -> Axe
 
 
 def stacked_bar(ax: Axes, parts: Mapping[str, float], *, label: str) -> Axes:
-    """One bar cut into parts, left to right, each named in the legend with its value."""
+    """One bar cut into parts, each named in the legend with its value."""
     left = 0.0
     for i, (name, value) in enumerate(parts.items()):
         ax.barh(

@@ -1,4 +1,4 @@
-"""Artifacts: saved, described, refused when they must be, and equal in their answers."""
+"""Artifacts: saved, described, refused when they must be, equal in their answers."""
 
 import itertools
 import json

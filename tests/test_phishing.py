@@ -25,7 +25,8 @@ def test_every_value_of_the_data_keeps_the_contract():
 
 def test_the_split_is_repeatable_and_keeps_equal_rows_together():
     one, two = phishing.split(), phishing.split()
-    assert one.train.equals(two.train) and one.test.equals(two.test)
+    assert one.train.equals(two.train)
+    assert one.test.equals(two.test)
     assert len(one.train) + len(one.test) == 1250
     seen = set(map(tuple, one.train[CONTRACT.names].to_numpy()))
     held = set(map(tuple, one.test[CONTRACT.names].to_numpy()))
@@ -59,7 +60,8 @@ def test_the_cast_is_the_designed_one():
         "v3-contract",
     ]
     assert VERSIONS["v3-contract"].contract is CONTRACT_V3
-    assert not VERSIONS["v1"].faults and not VERSIONS["v2"].faults
+    assert not VERSIONS["v1"].faults
+    assert not VERSIONS["v2"].faults
     assert all(v.faults for n, v in VERSIONS.items() if n.startswith("v2-"))
 
 

@@ -1,4 +1,4 @@
-"""The book's plot style: repeatable SVG, and colours that can be seen in both themes."""
+"""The plot style: repeatable SVG, and colours that can be seen in both themes."""
 
 import io
 
