@@ -10,7 +10,8 @@
 BOOK_ENVIRONMENT := sh tools/environment.sh book
 TEST_ENVIRONMENT := sh tools/environment.sh test
 PY := .venv/bin/python
-# One file or group of tests stays on one worker, so that what it builds is built once.
+# The page tests look at the book in _build, so it is built before pytest collects
+# them. Tests marked as one group stay on one worker: what they build is built once.
 PYTEST := $(PY) -m pytest -n 2 --dist loadgroup
 
 .PHONY: help
@@ -26,6 +27,7 @@ book:  ## execute every page and build the book into _build/html
 .PHONY: test
 test:  ## run the tests (minutes); installs Chromium for the page tests unless SYSTEM=0
 	@$(TEST_ENVIRONMENT)
+	@$(PY) tools/build.py
 	@$(PYTEST) $(ARGS)
 
 .PHONY: check
@@ -40,6 +42,7 @@ check:  ## lint, format, spelling, house rules and the fast tests (seconds)
 .PHONY: soak
 soak:  ## run the tests with the full counts (long: weekly in CI)
 	@$(TEST_ENVIRONMENT)
+	@$(PY) tools/build.py
 	@$(PYTEST) -m "not bench" $(ARGS)
 
 .PHONY: bench
@@ -56,6 +59,11 @@ notebooks:  ## write every page as a plain notebook into _build/notebooks
 preview:  ## rebuild and reload the browser while you write
 	@SYSTEM=0 $(TEST_ENVIRONMENT)
 	@$(PY) tools/preview.py
+
+.PHONY: picture
+picture:  ## take the picture of a built page that the README shows
+	@SYSTEM=0 $(TEST_ENVIRONMENT)
+	@$(PY) tools/screenshot.py
 
 .PHONY: lock
 lock:  ## refresh requirements.txt and requirements-dev.txt; UPGRADE=1 takes newer versions
