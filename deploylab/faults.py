@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 # A body longer than this is passed on untouched; the service refuses it anyway.
 _LONGEST_BODY = 1 << 20
@@ -184,8 +185,9 @@ def wrap(app: Callable, spec: Mapping[str, Mapping]) -> Callable:
 
 def _die(why: str) -> None:
     """End this process as a crash does: at once, and without tidying up."""
-    sys.stderr.write(why + "\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # the disk may be full
+        sys.stderr.write(why + "\n")
+        sys.stderr.flush()
     os._exit(1)
 
 

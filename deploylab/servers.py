@@ -25,6 +25,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import IO, ClassVar
 
 import psutil
 
@@ -76,40 +77,41 @@ class ServerNotReady(ServerError):
 
 # -- pipes that end with this process ----------------------------------------------
 
-# Writing ends that only this process may hold. Python closes them in programs that
-# it starts; a plain fork (multiprocessing) inherits them, and closes them here.
-_held: set[int] = set()
-_held_lock = threading.Lock()
 
+class _Hold:
+    """The writing end of a pipe, held by this process alone: it closes with it.
 
-def _after_fork_in_child() -> None:
-    global _held_lock
-    _held_lock = threading.Lock()
-    for fd in _held:
-        os.close(fd)
-    _held.clear()
+    Python closes it in programs that it starts; a plain fork (multiprocessing)
+    inherits it, and closes it here.
+    """
+
+    held: ClassVar[set["_Hold"]] = set()
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
+        with self.lock:
+            self.reading_end, self.fd = os.pipe()
+            self.held.add(self)
+
+    def release(self) -> None:
+        with self.lock:
+            if self in self.held:
+                self.held.remove(self)
+                os.close(self.fd)
+
+    @classmethod
+    def after_fork_in_child(cls) -> None:
+        cls.lock = threading.Lock()
+        for hold in cls.held:
+            os.close(hold.fd)
+        cls.held.clear()
 
 
 os.register_at_fork(
-    before=lambda: _held_lock.acquire(),
-    after_in_parent=lambda: _held_lock.release(),
-    after_in_child=_after_fork_in_child,
+    before=lambda: _Hold.lock.acquire(),
+    after_in_parent=lambda: _Hold.lock.release(),
+    after_in_child=_Hold.after_fork_in_child,
 )
-
-
-def _held_pipe() -> tuple[int, int]:
-    """A pipe whose writing end closes with this process, and not later."""
-    with _held_lock:
-        read, write = os.pipe()
-        _held.add(write)
-    return read, write
-
-
-def _let_go(fd: int) -> None:
-    with _held_lock:
-        if fd in _held:
-            _held.remove(fd)
-            os.close(fd)
 
 
 # -- the servers -------------------------------------------------------------------
@@ -132,7 +134,7 @@ class Server:
         self.url = f"http://127.0.0.1:{port}"
         self.exit_code: int | None = None
         self._ready_path = ready_path
-        self._ready = False
+        self._was_ready = False
         self._draining = False
         self._status_tail = b""
         self._last_words: str | None = None
@@ -147,9 +149,9 @@ class Server:
             log = tempfile.TemporaryFile(prefix="deploylab-")  # noqa: SIM115
         except OSError as error:
             raise ServerError(
-                f"cannot create a log file in {tempfile.gettempdir()}: "
-                f"{error.strerror}. Free some space there, or let the environment "
-                "variable TMPDIR name another folder."
+                f"cannot create the server's log file: {error}. Free some space on "
+                "the disk for temporary files, or let the environment variable TMPDIR "
+                "name a folder on another one."
             ) from error
         try:
             self._process = subprocess.Popen(
@@ -180,9 +182,11 @@ class Server:
         self._take_events()
         if self._ended():
             return "stopped"
+        ready = self._all_ready()
+        self._was_ready |= ready
         if self._draining:
             return "draining"
-        return "ready" if self._all_ready() else "starting"
+        return "ready" if ready else "starting"
 
     def health(self) -> bool:
         """Whether ``GET /health`` answers 200."""
@@ -256,17 +260,17 @@ class Server:
         try:
             clean = self._end_politely(grace_s)
         finally:
-            self._finalizer()  # ends what is left, and waits until it is gone
+            _kill_group(self._process)
+            self._life.release()
             self._take_events()
             self._last_words = self._read_log()
-            self._log.close()
-            os.close(self._status)
+            self._finalizer()
         return clean
 
     def _end_politely(self, grace_s: float) -> bool:
         if self._ended():
             return True
-        if grace_s <= 0 or not self._all_ready():
+        if grace_s <= 0 or (self.state == "starting" and not self._was_ready):
             return False  # nobody was promised an answer
         self._process.send_signal(signal.SIGTERM)
         try:
@@ -312,7 +316,8 @@ class Server:
     def _read_log(self, last_bytes: int = 65536) -> str:
         size = os.fstat(self._log.fileno()).st_size
         start = max(0, size - last_bytes)
-        return os.pread(self._log.fileno(), last_bytes, start).decode(errors="replace")
+        text = os.pread(self._log.fileno(), size - start, start)
+        return text.decode(errors="replace")
 
     def _get(self, path: str, timeout_s: float = 5) -> int | None:
         """Status of ``GET path``; None if there is no answer."""
@@ -386,7 +391,7 @@ class ModelServer(Server):
         elsewhere before anything is refused.
         """
         self._draining = True
-        _let_go(self._drain)
+        self._drain.release()
         deadline = time.monotonic() + 5
         while self._ready_pids - self._draining_pids and time.monotonic() < deadline:
             if self._ended():
@@ -395,7 +400,7 @@ class ModelServer(Server):
             self._take_events()
 
     def _end_politely(self, grace_s: float) -> bool:
-        if grace_s > 0 and self._all_ready():
+        if grace_s > 0 and self.state == "ready":
             self.drain()
         return super()._end_politely(grace_s)
 
@@ -423,10 +428,12 @@ class CommandServer(Server):
     """A `Server` that is any command, run by `deploylab.watchdog`."""
 
     def _all_ready(self) -> bool:
-        if not self._ready and self._get(self._ready_path, timeout_s=1) == 200:
-            self._check_port()
-            self._ready = True
-        return self._ready
+        if self._was_ready:
+            return True
+        if self._get(self._ready_path, timeout_s=1) != 200:
+            return False
+        self._check_port()
+        return True
 
     def _event(self, event: str, value: int) -> None:
         self.exit_code = value
@@ -461,6 +468,7 @@ def start(
     env: Mapping[str, str] | None = None,
     port: int = 0,
     timeout_s: float = 30,
+    linger_s: float = 0.5,
     wait: bool = True,
 ) -> ModelServer:
     """Start a model server, gunicorn with `workers` processes of `threads` threads.
@@ -474,7 +482,14 @@ def start(
         the artifact's manifest says.
     env: added to the server's environment.
     port: 0 for a free one.
+    linger_s: how long a silent connection is kept once the server was told to end.
     wait: return only when every worker is ready; otherwise return at once.
+
+    On `stop` every request that the server has begun to read is answered, and every
+    request that comes on an open connection until that connection has been silent
+    for `linger_s`. What can be lost is a connection that is made in the microseconds
+    in which the listening socket closes: it is reset before its request is read, and
+    the request can be sent again. `drain` first, and nobody makes new connections.
 
     Raises ServerError (and its kinds PortTaken, ServerDied, ServerNotReady).
     """
@@ -492,10 +507,13 @@ def start(
         "threads": threads,
         "faults": fault_catalogue.check(faults),
         "timeout_s": timeout_s,
+        "linger_s": linger_s,
     }
     worker = "deploylab.worker"
     listener = _bind(port)
     try:
+        # At once: a port that is bound, but not listened on, can still be taken.
+        listener.listen(128)
         server = ModelServer(listener.getsockname()[1], workers)
         _own(
             server,
@@ -583,8 +601,9 @@ def _own(
     A ``{life}`` in the command stands for the number of that descriptor; likewise
     the others. In the variable DEPLOYLAB_SERVER they are added to the JSON.
     """
-    fds["life"], server._life = _held_pipe()
-    fds["drain"], server._drain = _held_pipe()
+    server._life, server._drain = _Hold(), _Hold()
+    fds["life"] = server._life.reading_end
+    fds["drain"] = server._drain.reading_end
     server._status, fds["status"] = os.pipe()
     os.set_blocking(server._status, False)
     if "DEPLOYLAB_SERVER" in env:
@@ -597,8 +616,8 @@ def _own(
     try:
         server._launch(command, env, cwd, fds)
     except BaseException:
-        _let_go(server._life)
-        _let_go(server._drain)
+        server._life.release()
+        server._drain.release()
         os.close(server._status)
         raise
     finally:
@@ -607,14 +626,15 @@ def _own(
 
 
 def _end(
-    process: subprocess.Popen, life: int, drain: int, status: int, log: object
+    process: subprocess.Popen, life: _Hold, drain: _Hold, status: int, log: IO[bytes]
 ) -> None:
-    """End a server's group at once and wait until it is gone (the finalizer)."""
-    if life not in _held:
-        return  # a forked child, which owns no server
-    _let_go(life)
-    _let_go(drain)
-    _kill_group(process)
+    """End a server at once, if this process is its owner (the finalizer)."""
+    if life in _Hold.held:
+        _kill_group(process)
+        life.release()
+    drain.release()
+    os.close(status)
+    log.close()
 
 
 def _kill_group(process: subprocess.Popen, bound_s: float = 5) -> None:
@@ -644,12 +664,12 @@ def _bind(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(("127.0.0.1", port))
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         listener.close()
-        if error.errno != errno.EADDRINUSE:
+        if getattr(error, "errno", None) != errno.EADDRINUSE:
             raise ServerError(
-                f"cannot use port {port} on 127.0.0.1: {error.strerror}. Leave port "
-                "out, and a free one is chosen."
+                f"cannot use port {port} on 127.0.0.1: {error}. Leave port out, and a "
+                "free one is chosen."
             ) from error
         raise PortTaken(
             f"port {port} on 127.0.0.1 is taken by another program. Leave port out, "

@@ -9,6 +9,7 @@ command runs. It passes SIGTERM on to the command. When the command ends it writ
 group at once. Standard library only, and started by path: it must come up quickly.
 """
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -34,8 +35,9 @@ def main() -> None:
     try:
         child = subprocess.Popen(sys.argv[3:], preexec_fn=_die_with_watchdog)
     except OSError as error:
-        sys.stderr.write(f"cannot start {sys.argv[3]!r}: {error}\n")
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # the disk may be full
+            sys.stderr.write(f"cannot start {sys.argv[3]!r}: {error}\n")
+            sys.stderr.flush()
         code = 127
     else:
         signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))

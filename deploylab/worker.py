@@ -27,6 +27,7 @@ import mmap
 import os
 import selectors
 import signal
+import socket
 import sys
 import threading
 import time
@@ -44,7 +45,7 @@ _LIFE, _DRAIN, _STATUS = (_SPEC.get(name, -1) for name in ("life", "drain", "sta
 
 # A connection that stays silent this long after the server was told to end is
 # closed. A client that has just got an answer has had time to ask again.
-LINGER_S = 0.5
+LINGER_S = _SPEC.get("linger_s", 0.5)
 # This many workers in a row that end before they are ready end the server.
 CRASH_LOOP = 3
 
@@ -65,7 +66,7 @@ worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 # gunicorn keeps a thread for 5 s on a new connection that sends nothing: four such
 # connections would stop a server with four threads.
-gthread.DEFAULT_WORKER_DATA_TIMEOUT = LINGER_S
+gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.5
 
 DRAINING = threading.Event()
 _request = threading.local()
@@ -195,13 +196,21 @@ class Worker(gthread.ThreadWorker):
         silent_since = time.monotonic() - LINGER_S
         for conns in (self.keepalived_conns, self.pending_conns):
             for conn in list(conns):
-                asked_last = conn.timeout - self.cfg.keepalive
+                answered_last = conn.timeout - self.cfg.keepalive
                 # The last look: what has arrived by now is answered.
-                if asked_last < silent_since and not conn.wait_for_data(0):
+                if answered_last < silent_since and not _has_data(conn.sock):
                     conns.remove(conn)
                     self.poller.unregister(conn.sock)
                     self.nr_conns -= 1
                     conn.close()
+
+
+def _has_data(sock: socket.socket) -> bool:
+    """Whether bytes wait to be read; `sock` does not block."""
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK))
+    except OSError:
+        return False
 
 
 # -- gunicorn's hooks --------------------------------------------------------------

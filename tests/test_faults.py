@@ -1,0 +1,203 @@
+"""Each fault does what the catalogue says, to /predict alone."""
+
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+
+import pytest
+
+from deploylab import faults
+
+
+def echo(environ: dict, start_response: Callable) -> list[bytes]:
+    """A WSGI app that answers with the body it was sent."""
+    length = int(environ.get("CONTENT_LENGTH") or 0)
+    body = environ["wsgi.input"].read(length)
+    start_response("200 OK", [("Content-Length", str(len(body)))])
+    return [body]
+
+
+def ask(app: Callable, body: bytes = b"{}", path: str = "/predict") -> tuple:
+    """Status and body of one request to a WSGI app."""
+    environ = {
+        "PATH_INFO": path,
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.input": io.BytesIO(body),
+    }
+    said = []
+    answer = b"".join(app(environ, lambda status, headers: said.append(status)))
+    return int(said[0].split()[0]), answer
+
+
+def statuses(app: Callable, n: int) -> list[int]:
+    return [ask(app)[0] for _ in range(n)]
+
+
+def test_no_fault_leaves_the_app_as_it_is():
+    assert faults.wrap(echo, {}) is echo
+
+
+def test_flaky_fails_the_share_it_names_and_the_same_requests_each_time():
+    spec = {"flaky": {"error_rate": 0.05}}
+    first = statuses(faults.wrap(echo, spec), 20_000)
+    assert first == statuses(faults.wrap(echo, spec), 20_000)
+    # A fixed sequence, so no luck; that it is near the share is what is claimed:
+    # within five standard deviations of a binomial.
+    sd = math.sqrt(20_000 * 0.05 * 0.95)
+    assert abs(first.count(500) - 1000) < 5 * sd
+    assert set(first) == {200, 500}
+
+
+def test_flaky_errors_are_spread_as_independent_ones_are():
+    failed = [s == 500 for s in statuses(faults.wrap(echo, FLAKY_HALF), 20_000)]
+    # Runs in 20,000 fair coin tosses: mean n/2, standard deviation sqrt(n)/2.
+    runs = 1 + sum(a != b for a, b in pairwise(failed))
+    assert abs(runs - 10_000) < 5 * math.sqrt(20_000) / 2
+
+
+FLAKY_HALF = {"flaky": {"error_rate": 0.5}}
+
+
+def test_flaky_with_another_seed_fails_other_requests():
+    other = {"flaky": {"error_rate": 0.5, "seed": 1}}
+    assert statuses(faults.wrap(echo, FLAKY_HALF), 100) != statuses(
+        faults.wrap(echo, other), 100
+    )
+
+
+@pytest.mark.parametrize(("rate", "status"), [(0, 200), (0.0, 200), (1, 500)])
+def test_flaky_at_its_ends(rate: float, status: int):
+    app = faults.wrap(echo, {"flaky": {"error_rate": rate}})
+    assert set(statuses(app, 500)) == {status}
+
+
+def test_slow_waits_first(monkeypatch: pytest.MonkeyPatch):
+    waits = []
+    monkeypatch.setattr(faults.time, "sleep", waits.append)
+    assert ask(faults.wrap(echo, {"slow": {"extra_s": 0.25}}))[0] == 200
+    assert waits == [0.25]
+
+
+@pytest.mark.parametrize(("value", "seen"), [(0, 1), (0.5, 0.5), (1.0, 0.0)])
+def test_skewed_turns_its_feature_round(value: float, seen: float):
+    app = faults.wrap(echo, {"skewed": {"feature": "popup_window"}})
+    body = json.dumps({"popup_window": value, "other": 1}).encode()
+    assert json.loads(ask(app, body)[1]) == {"popup_window": seen, "other": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[1, 2]",
+        b"null",
+        b'{"popup_window": "1"}',
+        b'{"popup_window": null}',
+        b'{"popup_window": true}',
+        b'{"other": 1}',
+        b"[" * 100_000,
+        b'{"popup_window": ' + b"9" * 10_000 + b"}",
+        b'{"popup_window": 1, "pad": "' + b"x" * (1 << 20) + b'"}',
+        b"\xff\xfe",
+    ],
+)
+def test_skewed_passes_on_what_it_cannot_turn(body: bytes):
+    app = faults.wrap(echo, {"skewed": {"feature": "popup_window"}})
+    assert ask(app, body) == (200, body)
+
+
+@pytest.mark.parametrize("length", ["", "x", "-5"])
+def test_skewed_survives_a_wrong_content_length(length: str):
+    app = faults.wrap(lambda e, s: [], {"skewed": {"feature": "f"}})
+    environ = {"PATH_INFO": "/predict", "CONTENT_LENGTH": length}
+    assert app(environ, None) == []
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [FLAKY_HALF, {"skewed": {"feature": "f"}}, {"dies-serving": {"after_requests": 0}}],
+)
+def test_faults_touch_nothing_but_predict(spec: dict):
+    app = faults.wrap(echo, spec)
+    body = b'{"f": 1}'
+    assert {ask(app, body, path) for path in ["/ready", "/health"] * 50} == {
+        (200, body)
+    }
+
+
+def test_faults_compose():
+    spec = {"skewed": {"feature": "f"}, "flaky": {"error_rate": 0.5}}
+    app = faults.wrap(echo, spec)
+    answers = {ask(app, b'{"f": 1}') for _ in range(50)}
+    assert (200, b'{"f": 0}') in answers
+    assert any(status == 500 for status, _ in answers)
+
+
+DIES = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_faults import ask, echo
+from deploylab import faults
+app = faults.wrap(echo, {spec!r})
+for i in range(10):
+    ask(app)
+    print("answered", i, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("spec", "answered"),
+    [({"dies-loading": {}}, 0), ({"dies-serving": {"after_requests": 3}}, 3)],
+)
+def test_deaths(spec: dict, answered: int):
+    code = DIES.format(tests=os.path.dirname(__file__), spec=spec)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.count("answered") == answered
+    assert done.stderr.startswith(f"fault {next(iter(spec))}: this ")
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            {"slwo": {}},
+            "unknown fault 'slwo'; the known ones are slow, flaky, dies-loading, "
+            "dies-serving, skewed",
+        ),
+        ({"slow": {"seconds": 1}}, "no parameter 'seconds'; it takes extra_s"),
+        ({"dies-loading": {"x": 1}}, "no parameter 'x'; it takes no parameters"),
+        ({"flaky": {"error_rate": 1.5}}, "must be a share from 0 to 1, not 1.5"),
+        ({"flaky": {"error_rate": math.nan}}, "must be a share from 0 to 1, not nan"),
+        ({"flaky": {"error_rate": True}}, "must be a share from 0 to 1, not True"),
+        ({"slow": {"extra_s": -1}}, "must be a number of seconds, 0 or more"),
+        ({"slow": {"extra_s": math.inf}}, "must be a number of seconds, 0 or more"),
+        ({"dies-serving": {"after_requests": 2.5}}, "must be a whole number"),
+        ({"skewed": {"feature": ""}}, "must be the name of a feature"),
+        ({"slow": 0.1}, "must be a dictionary, not 0.1"),
+        ("slow", "faults must be a dictionary"),
+        (["slow"], "faults must be a dictionary"),
+    ],
+)
+def test_what_is_not_in_the_catalogue_is_refused(spec: object, message: str):
+    with pytest.raises(faults.FaultError) as refused:
+        faults.wrap(echo, spec)
+    assert message in str(refused.value)
+
+
+def test_every_fault_has_its_parameters_described():
+    assert set(faults._TAKES) == set(faults.FAULTS)
+    used = {name for names in faults._TAKES.values() for name in names}
+    assert used == set(faults._PARAMETERS)
+
+
+def test_the_spec_survives_json():
+    spec = {"flaky": {"error_rate": 0.05}, "slow": {"extra_s": 0.1}}
+    assert json.loads(json.dumps(faults.check(spec))) == spec

@@ -1,0 +1,1005 @@
+"""Servers start, say when they are ready, lose nothing, and end with their owner."""
+
+import gc
+import http.client
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+import pytest
+
+from deploylab import servers
+
+TINY = str(Path(__file__).with_name("tiny_service.py"))
+pytestmark = pytest.mark.slow
+
+
+# -- what the tests share ----------------------------------------------------------
+
+
+class Mark:
+    """A mark in the environment of a server's processes, to find them again."""
+
+    def __init__(self) -> None:
+        self.value = uuid.uuid4().hex
+        self.env = {"LAB_TEST_MARK": self.value}
+
+    def alive(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if (
+                    process.status() != psutil.STATUS_ZOMBIE
+                    and process.environ().get("LAB_TEST_MARK") == self.value
+                ):
+                    found.append(process)
+            except psutil.Error:
+                pass
+        return found
+
+
+@pytest.fixture
+def mark() -> Iterator[Mark]:
+    mark = Mark()
+    yield mark
+    left = mark.alive()
+    for process in left:
+        process.kill()
+    assert not left, f"left behind: {left}"
+
+
+def eventually(condition: Callable[[], object], what: str, bound_s: float = 30) -> None:
+    """Wait until `condition()` is true; fail after `bound_s`."""
+    deadline = time.monotonic() + bound_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {bound_s} s: {what}"
+        time.sleep(0.01)
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    except OSError:
+        pass
+    return False
+
+
+def gone(mark: Mark, port: int) -> None:
+    """Wait until no process with the mark is left, and the port refuses."""
+    eventually(lambda: not mark.alive(), "no process is left")
+    eventually(lambda: refused(port), "connections are refused")
+
+
+def tiny(factory: str, mark: Mark, artifact: Path | None = None, **options):
+    return servers.start(artifact, f"{TINY}:{factory}", env=mark.env, **options)
+
+
+class Client:
+    """One keep-alive connection, closed when the test ends."""
+
+    opened: ClassVar[list["Client"]] = []
+
+    def __init__(self, server: servers.Server) -> None:
+        self.opened.append(self)
+        self.connection = http.client.HTTPConnection("127.0.0.1", server.port, 60)
+
+    def send(self, body: dict, path: str = "/predict") -> None:
+        self.connection.request(
+            "POST", path, json.dumps(body), {"Content-Type": "application/json"}
+        )
+
+    def answer(self) -> tuple[int, dict, str]:
+        """Status, body, and the header Connection."""
+        answer = self.connection.getresponse()
+        body = json.loads(answer.read())
+        return answer.status, body, answer.getheader("Connection")
+
+    def ask(self, body: dict) -> tuple[int, dict, str]:
+        self.send(body)
+        return self.answer()
+
+    def get(self, path: str) -> tuple[int, dict, str]:
+        self.connection.request("GET", path)
+        return self.answer()
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+@pytest.fixture(autouse=True)
+def close_clients() -> Iterator[None]:
+    yield
+    while Client.opened:
+        Client.opened.pop().close()
+
+
+def clients(server: servers.Server, n: int) -> list[Client]:
+    """`n` open connections, each of which has been answered once and kept."""
+    made = [Client(server) for _ in range(n)]
+    for client in made:
+        assert client.ask({})[2] == "keep-alive"
+    return made
+
+
+# -- starting ----------------------------------------------------------------------
+
+
+def test_a_server_starts_answers_and_stops(mark: Mark):
+    with tiny("at_once", mark, workers=2) as server:
+        assert server.state == "ready"
+        assert server.ready()
+        assert server.health()
+        assert server.url == f"http://127.0.0.1:{server.port}"
+        assert len(server.ready_workers()) == 2
+        assert server.processes()[0] == server.pid
+        assert set(server.ready_workers()) < set(server.processes())
+        assert len(mark.alive()) == 3
+        assert 10 < server.memory_mib() < 2000
+        assert "Worker is ready" in server.log()
+        assert len(server.log(2).splitlines()) == 2
+        status, body, _ = Client(server).ask({"a": 1})
+        assert (status, body["asked"]) == (200, {"a": 1})
+        server.check()
+        assert (
+            repr(server) == f"<model server at {server.url}, pid {server.pid}, ready>"
+        )
+    assert server.state == "stopped"
+    assert not server.health()
+    assert not server.ready()
+    assert server.stop() is True  # once more does nothing
+    server.check()  # it was stopped; it did not die
+    assert "Shutting down" in server.log()
+    assert server.processes() == []
+    gone(mark, server.port)
+
+
+def test_readiness_comes_with_the_model(mark: Mark, tmp_path: Path):
+    with tiny("when_told", mark, tmp_path, wait=False) as server:
+        assert server.state == "starting"
+        client = Client(server)
+        assert client.get("/ready")[:2] == (503, {"status": "loading"})
+        assert client.get("/health")[0] == 200
+        assert server.state == "starting"
+        (tmp_path / "go").touch()
+        server.wait_ready()
+        assert server.state == "ready"
+        assert client.get("/ready")[0] == 200
+        client.close()
+
+
+def test_start_waits_for_every_worker(mark: Mark, tmp_path: Path):
+    with tiny("one_first", mark, tmp_path, workers=2, wait=False) as server:
+        eventually(lambda: len(server.ready_workers()) == 1, "one worker is ready")
+        assert server.state == "starting"
+        with pytest.raises(servers.ServerNotReady):
+            server.wait_ready(timeout_s=0.2)
+    gone(mark, server.port)
+    (tmp_path / "first").unlink()
+    (tmp_path / "go").touch()
+    with tiny("one_first", mark, tmp_path, workers=2) as server:
+        assert len(server.ready_workers()) == 2
+
+
+@pytest.mark.parametrize(
+    ("factory", "says", "exit_code"),
+    [
+        ("raises", "RuntimeError: model.onnx not found", 3),
+        ("exits", "the licence has run out", 1),
+        ("killed", "SIGKILL", 3),
+        ("fails", "RuntimeError: model.onnx is corrupt", 1),
+        ("no_such_factory", "no_such_factory", 3),
+    ],
+)
+def test_a_server_that_dies_loading_says_why(
+    mark: Mark, factory: str, says: str, exit_code: int
+):
+    with pytest.raises(servers.ServerDied) as died:
+        tiny(factory, mark, workers=2)
+    message = str(died.value)
+    assert says in message
+    assert "died while loading" in message
+    assert "What next:" in message
+    assert died.value.exit_code == exit_code
+    assert not mark.alive()
+
+
+def test_a_crash_loop_ends(mark: Mark):
+    with pytest.raises(servers.ServerDied) as died:
+        tiny("at_once", mark, faults={"dies-loading": {}})
+    assert "fault dies-loading" in str(died.value)
+    assert "Crash loop" in str(died.value)
+    assert died.value.exit_code == 1
+    assert not mark.alive()
+
+
+def test_a_crash_loop_ends_after_a_good_start_too(mark: Mark, tmp_path: Path):
+    with tiny("fails_later", mark, tmp_path) as server:
+        (tmp_path / "gone").touch()
+        os.kill(server.ready_workers()[0], signal.SIGKILL)
+        eventually(lambda: server.state == "stopped", "the crash loop has ended")
+        with pytest.raises(servers.ServerDied, match="the artifact has gone") as died:
+            server.check()
+    assert "Crash loop" in str(died.value)
+    gone(mark, server.port)
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [("never", "this model will never be there"), ("hangs", "loading in the factory")],
+)
+def test_a_server_that_is_not_ready_in_time_says_so(
+    mark: Mark, factory: str, says: str
+):
+    with pytest.raises(servers.ServerNotReady) as late:
+        tiny(factory, mark, timeout_s=3)
+    assert "not ready within 3 s" in str(late.value)
+    assert says in str(late.value)
+    assert "larger timeout_s" in str(late.value)
+    assert not mark.alive()
+
+
+def test_an_interrupt_while_starting_leaves_nothing(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch
+):
+    naps = iter([None, KeyboardInterrupt()])
+
+    def nap(seconds: float) -> None:
+        if (then := next(naps, None)) is not None:
+            raise then
+
+    monkeypatch.setattr(servers.time, "sleep", nap)
+    with pytest.raises(KeyboardInterrupt):
+        tiny("never", mark)
+    monkeypatch.undo()
+    assert not mark.alive()
+
+
+def test_a_server_imports_neither_scikit_learn_nor_pandas(mark: Mark):
+    with tiny("at_once", mark) as server:
+        modules = set(Client(server).get("/modules")[1])
+    assert {"flask", "gunicorn", "deploylab.faults"} <= modules
+    assert not modules & {
+        "sklearn",
+        "pandas",
+        "numpy",
+        "matplotlib",
+        "deploylab.servers",
+    }
+
+
+def test_a_server_sees_little_of_its_owners_environment(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--workers=7 --bind=0.0.0.0:1")
+    monkeypatch.setenv("WEB_CONCURRENCY", "7")
+    monkeypatch.setenv("SECRET_TOKEN", "s3cret")
+    with tiny("at_once", mark) as server:
+        assert len(server.processes()) == 2
+        seen = psutil.Process(server.ready_workers()[0]).environ()
+    assert not {"GUNICORN_CMD_ARGS", "WEB_CONCURRENCY", "SECRET_TOKEN"} & set(seen)
+    assert seen["OMP_NUM_THREADS"] == "1"
+    assert seen["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_a_server_listens_on_loopback_alone(mark: Mark):
+    with tiny("at_once", mark, workers=2) as server:
+        listening = {
+            (connection.laddr.ip, connection.laddr.port)
+            for pid in server.processes()
+            for connection in psutil.Process(pid).net_connections("all")
+            if connection.status == psutil.CONN_LISTEN
+        }
+        unix = [
+            connection.laddr
+            for pid in server.processes()
+            for connection in psutil.Process(pid).net_connections("unix")
+            if connection.laddr
+        ]
+    assert listening == {("127.0.0.1", server.port)}
+    assert unix == []  # gunicorn's control socket is shared by all of a user's servers
+
+
+def test_faults_come_from_the_manifest_unless_given(mark: Mark, tmp_path: Path):
+    manifest = {"faults": {"skewed": {"feature": "popup_window"}}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    row = {"popup_window": 0}
+    with tiny("at_once", mark, tmp_path) as server:
+        assert Client(server).ask(row)[1]["asked"] == {"popup_window": 1}
+    with tiny("at_once", mark, tmp_path, faults={}) as server:
+        assert Client(server).ask(row)[1]["asked"] == row
+
+
+@pytest.mark.parametrize(
+    ("artifact", "app", "message"),
+    [
+        ("/no/such/folder", f"{TINY}:at_once", "no artifact at /no/such/folder"),
+        (None, "no/such/file.py:create_app", "no file no/such/file.py"),
+        (None, TINY, "has no colon"),
+    ],
+)
+def test_what_is_not_there_is_named(artifact: str | None, app: str, message: str):
+    with pytest.raises(servers.ServerError, match=message):
+        servers.start(artifact, app)
+
+
+def test_an_unknown_fault_is_refused_before_anything_starts(mark: Mark):
+    with pytest.raises(ValueError, match="the known ones are slow, flaky"):
+        tiny("at_once", mark, faults={"slwo": {}})
+
+
+def test_an_app_is_found_from_any_folder(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    app = "tests/tiny_service.py:at_once"
+    with servers.start(None, app, env=mark.env) as server:
+        assert server.health()
+
+
+# -- the port ----------------------------------------------------------------------
+
+
+def test_a_port_can_be_asked_for_again_and_again(mark: Mark):
+    with tiny("at_once", mark) as server:
+        port = server.port
+        Client(server).ask({})
+    with tiny("at_once", mark, port=port) as server:
+        assert server.port == port
+        assert server.health()
+
+
+def test_a_taken_port_is_named(mark: Mark):
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = holder.getsockname()[1]
+        with pytest.raises(servers.PortTaken) as taken:
+            tiny("at_once", mark, port=port)
+    assert f"port {port} on 127.0.0.1 is taken" in str(taken.value)
+    assert "Leave port out" in str(taken.value)
+    assert not mark.alive()
+
+
+def test_a_port_that_may_not_be_used_is_named():
+    with pytest.raises(servers.ServerError, match="cannot use port"):
+        servers.start(None, f"{TINY}:at_once", port=70_000)
+
+
+def test_nobody_takes_the_port_between_choosing_and_serving(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch
+):
+    launch, thefts = servers.Server._launch, []
+
+    def launch_after_theft(self: servers.Server, *arguments) -> None:
+        thief = socket.socket()
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        with thief, pytest.raises(OSError, match="in use") as error:
+            thief.bind(("127.0.0.1", self.port))
+        thefts.append(error)
+        launch(self, *arguments)
+
+    monkeypatch.setattr(servers.Server, "_launch", launch_after_theft)
+    with tiny("at_once", mark) as server:
+        assert server.health()
+    assert len(thefts) == 1
+
+
+# -- draining ----------------------------------------------------------------------
+
+
+def test_drain_says_503_and_goes_on_serving(mark: Mark):
+    with tiny("at_once", mark, workers=2) as server:
+        old = clients(server, 8)
+        server.drain()
+        assert server.state == "draining"
+        for _ in range(20):  # whichever worker it meets
+            assert not server.ready()
+        assert server.health()
+        for client in old + [Client(server) for _ in range(8)]:
+            status, _, connection = client.ask({})
+            assert (status, connection) == (200, "close")
+        assert Client(server).get("/ready") == (503, {"status": "draining"}, "close")
+
+
+def test_a_worker_that_starts_while_draining_drains(mark: Mark):
+    with tiny("at_once", mark) as server:
+        server.drain()
+        old = server.ready_workers()
+        os.kill(old[0], signal.SIGKILL)
+        eventually(lambda: server.processes()[1:] not in ([], old), "a new worker")
+        assert Client(server).get("/ready") == (503, {"status": "draining"}, "close")
+
+
+def stop_in_background(
+    pool: ThreadPoolExecutor, server: servers.Server, grace_s: float = 60
+):
+    """Call stop(), and return once the server refuses new connections."""
+    stopping = pool.submit(server.stop, grace_s)
+    eventually(lambda: refused(server.port), "new connections are refused")
+    return stopping
+
+
+def test_a_request_in_flight_is_answered(mark: Mark, tmp_path: Path):
+    until, started = tmp_path / "until", tmp_path / "started"
+    with ThreadPoolExecutor() as pool, tiny("at_once", mark) as server:
+        # The order to end comes while the request is in the app: the promise about
+        # the connection must be made after it.
+        client = clients(server, 1)[0]
+        client.send({"until": str(until), "started": str(started)})
+        eventually(started.exists, "the request is in the app")
+        stopping = stop_in_background(pool, server)
+        assert server.state == "draining"
+        assert not stopping.done()
+        until.touch()
+        status, _, connection = client.answer()
+        assert (status, connection) == (200, "close")
+        assert stopping.result() is True
+    gone(mark, server.port)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_requests_that_wait_on_open_connections_are_answered(
+    mark: Mark, tmp_path: Path, workers: int
+):
+    until = tmp_path / "until"
+    with tiny("at_once", mark, workers=workers, threads=2) as server:
+        # Forty requests on kept connections and forty on new ones, four threads at
+        # most: nearly all of them are still unread when the order comes.
+        waiting = clients(server, 40) + [Client(server) for _ in range(40)]
+        for client in waiting:
+            client.send({"until": str(until)})
+        os.kill(server.pid, signal.SIGTERM)
+        eventually(lambda: refused(server.port), "new connections are refused")
+        until.touch()
+        for client in waiting:
+            status, _, connection = client.answer()
+            assert (status, connection) == (200, "close")
+        assert server.stop(60) is True
+    gone(mark, server.port)
+
+
+def test_connections_in_the_listen_queue_are_answered(mark: Mark):
+    with tiny("at_once", mark, workers=2) as server:
+        workers = server.ready_workers()
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = [Client(server) for _ in range(50)]
+        for client in waiting:
+            client.send({})
+        os.kill(server.pid, signal.SIGTERM)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        assert [client.answer()[0] for client in waiting] == [200] * 50
+        assert server.stop() is True
+    gone(mark, server.port)
+
+
+def ask_until_closed(client: Client) -> int:
+    """Ask until the answer says that the connection closes; count the answers."""
+    for answered in range(1, 10_000_000):
+        status, _, connection = client.ask({})
+        assert status == 200
+        if connection == "close":
+            client.close()
+            return answered
+    raise AssertionError("never closed")
+
+
+@pytest.mark.parametrize("order", ["drain", "stop", "terminate"])
+def test_under_load_every_request_on_an_open_connection_is_answered(
+    mark: Mark, order: str
+):
+    # linger_s is long, so that a client that is kept waiting by a busy machine
+    # between two requests is not taken for a silent one.
+    with (
+        ThreadPoolExecutor(20) as pool,
+        tiny("at_once", mark, workers=2, linger_s=60) as server,
+    ):
+        made = clients(server, 12)
+        asking = [pool.submit(ask_until_closed, client) for client in made]
+        if order == "drain":
+            server.drain()
+        elif order == "stop":
+            pool.submit(server.stop, 60).result()
+        else:
+            os.kill(server.pid, signal.SIGTERM)
+        assert all(done.result() >= 1 for done in asking)
+        assert server.stop(60) is True
+    gone(mark, server.port)
+
+
+def test_a_silent_connection_does_not_hold_up_the_end(mark: Mark):
+    with tiny("at_once", mark) as server:
+        silent = clients(server, 3)
+        never_asked = [
+            socket.create_connection(("127.0.0.1", server.port)) for _ in range(3)
+        ]
+        # gunicorn's own worker waits its whole grace time for these.
+        assert server.stop(grace_s=20) is True
+        for client in silent:
+            assert client.connection.sock.recv(1) == b""
+        for sock in never_asked:
+            assert sock.recv(1) == b""
+            sock.close()
+    gone(mark, server.port)
+
+
+def test_silent_new_connections_do_not_stop_the_server(mark: Mark):
+    with tiny("at_once", mark, threads=2) as server:
+        silent = [
+            socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)
+        ]
+        assert Client(server).ask({})[0] == 200
+        for sock in silent:
+            sock.close()
+
+
+def test_after_the_grace_time_the_server_is_killed(mark: Mark, tmp_path: Path):
+    with tiny("at_once", mark) as server:
+        client = Client(server)
+        started = tmp_path / "started"
+        client.send({"until": str(tmp_path / "never"), "started": str(started)})
+        eventually(started.exists, "the request is in the app")
+        assert server.stop(grace_s=0.5) is False
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            client.answer()
+    gone(mark, server.port)
+
+
+# -- owners ------------------------------------------------------------------------
+
+OWNER = """
+import json, multiprocessing, os, subprocess, sys, threading, time
+from deploylab import servers
+
+def say(**what):
+    print(json.dumps(what), flush=True)
+
+def start(factory="at_once", **options):
+    env = {{"LAB_TEST_MARK": {mark!r}}}
+    return servers.start(None, {tiny!r} + ":" + factory, env=env, **options)
+
+def command(*words, **options):
+    env = {{"LAB_TEST_MARK": {mark!r}}}
+    return servers.run([sys.executable, *words], env=env, **options)
+
+{code}
+"""
+
+
+class Owner:
+    """Another process that owns servers, and says in JSON lines what it has done."""
+
+    def __init__(self, mark: Mark, code: str) -> None:
+        script = OWNER.format(mark=mark.value, tiny=TINY, code=code)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+        )
+
+    def says(self) -> dict:
+        line = self.process.stdout.readline()
+        assert line, "the owner has ended"
+        return json.loads(line)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def __enter__(self) -> "Owner":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.kill()
+        self.process.stdout.close()
+
+
+FOREVER = "threading.Event().wait()"
+
+
+def test_a_server_ends_when_its_owner_is_killed(mark: Mark, tmp_path: Path):
+    code = f"s = start(workers=2)\nsay(port=s.port)\n{FOREVER}"
+    with Owner(mark, code) as owner:
+        port = owner.says()["port"]
+        assert len(mark.alive()) == 3
+        # Also while it is busy.
+        busy = http.client.HTTPConnection("127.0.0.1", port)
+        started = tmp_path / "started"
+        body = json.dumps({"until": str(tmp_path / "never"), "started": str(started)})
+        headers = {"Content-Type": "application/json"}
+        busy.request("POST", "/predict", body, headers)
+        eventually(started.exists, "the request is in the app")
+        owner.kill()
+        gone(mark, port)
+        busy.close()
+
+
+def test_a_loading_server_ends_when_its_owner_is_killed(mark: Mark):
+    code = f"s = start('hangs', workers=2, wait=False)\nsay(port=s.port)\n{FOREVER}"
+    with Owner(mark, code) as owner:
+        port = owner.says()["port"]
+        owner.kill()
+        gone(mark, port)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "s = start()\nsay(port=s.port)",
+        "s = start()\nsay(port=s.port)\nsys.exit(3)",
+        "s = start()\nsay(port=s.port)\nsys.stderr.close()\nraise ValueError",
+        "s = start()\nsay(port=s.port)\nos._exit(0)",
+    ],
+    ids=["end", "exit", "exception", "_exit"],
+)
+def test_a_server_ends_when_its_owner_ends(mark: Mark, code: str):
+    with Owner(mark, code) as owner:
+        port = owner.says()["port"]
+        owner.process.wait()
+        gone(mark, port)
+
+
+def test_a_server_ends_with_its_owner_though_other_children_live(mark: Mark):
+    """The pipe's writing end leaks neither into a fork nor into another program."""
+    code = f"""
+a = start()
+child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(300,))
+child.start()
+other = subprocess.Popen(["sleep", "300"], close_fds=False)
+b = start()
+say(ports=[a.port, b.port], others=[child.pid, other.pid])
+{FOREVER}
+"""
+    with Owner(mark, code) as owner:
+        said = owner.says()
+        others = [psutil.Process(pid) for pid in said["others"]]
+        try:
+            owner.kill()
+            for port in said["ports"]:
+                gone(mark, port)
+            assert all(other.is_running() for other in others)
+        finally:
+            for other in others:
+                other.kill()
+
+
+def test_a_forked_child_that_ends_takes_no_server_with_it(mark: Mark):
+    code = f"""
+s = start()
+pid = os.fork()
+if pid == 0:
+    sys.exit()
+os.waitpid(pid, 0)
+say(port=s.port, health=s.health(), state=s.state)
+{FOREVER}
+"""
+    with Owner(mark, code) as owner:
+        said = owner.says()
+        assert said["health"]
+        assert said["state"] == "ready"
+        owner.kill()
+        gone(mark, said["port"])
+
+
+def test_a_server_outlives_the_thread_that_started_it(mark: Mark):
+    started = []
+    thread = threading.Thread(target=lambda: started.append(tiny("at_once", mark)))
+    thread.start()
+    thread.join()
+    with started[0] as server:
+        pids = server.processes()
+        for _ in range(20):
+            assert Client(server).ask({})[0] == 200
+        assert server.processes() == pids
+        assert server.state == "ready"
+
+
+def test_a_server_ends_when_its_master_is_killed(mark: Mark, tmp_path: Path):
+    with tiny("at_once", mark, workers=2) as server:
+        busy = Client(server)
+        started = tmp_path / "started"
+        busy.send({"until": str(tmp_path / "never"), "started": str(started)})
+        eventually(started.exists, "the request is in the app")
+        os.kill(server.pid, signal.SIGKILL)
+        gone(mark, server.port)
+        assert server.state == "stopped"
+        with pytest.raises(servers.ServerDied, match="killed by SIGKILL") as died:
+            server.check()
+        assert died.value.exit_code == -signal.SIGKILL
+        busy.close()
+
+
+def test_a_killed_worker_is_replaced(mark: Mark):
+    with tiny("at_once", mark) as server:
+        (old,) = server.ready_workers()
+        os.kill(old, signal.SIGKILL)
+        eventually(
+            lambda: server.ready_workers() not in ([], [old]), "a new worker is ready"
+        )
+        assert server.state == "ready"
+        status, body, _ = Client(server).ask({})
+        assert status == 200
+        assert body["pid"] != old
+        assert f"Worker (pid:{old}) was sent SIGKILL" in server.log()
+        server.check()
+
+
+def test_a_version_that_dies_serving_comes_back(mark: Mark):
+    faults = {"dies-serving": {"after_requests": 5}}
+    with tiny("at_once", mark, faults=faults) as server:
+        for _ in range(5):
+            assert Client(server).ask({})[0] == 200
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            Client(server).ask({})
+        eventually(lambda: "exited with code 1" in server.log(), "the death is logged")
+        eventually(lambda: server.state == "ready", "a new worker is ready")
+        assert Client(server).ask({})[0] == 200
+
+
+def test_a_server_ends_when_nobody_holds_it(mark: Mark):
+    server = tiny("at_once", mark)
+    port = server.port
+    del server
+    gc.collect()
+    gone(mark, port)
+
+
+def test_two_servers_end_apart(mark: Mark):
+    marks = Mark(), mark
+    first, second = tiny("at_once", marks[0]), tiny("at_once", marks[1])
+    with first, second:
+        # Not stop(): the pipe alone, which the second server must not hold open.
+        first._life.release()
+        gone(marks[0], first.port)
+        assert first.state == "stopped"
+        assert second.state == "ready"
+        assert Client(second).ask({})[0] == 200
+    gone(mark, second.port)
+
+
+def test_nothing_is_left_of_descriptors_and_files(mark: Mark, tmp_path: Path):
+    def descriptors() -> set[str]:
+        return set(os.listdir("/proc/self/fd" if os.path.isdir("/proc") else "/dev/fd"))
+
+    with tiny("at_once", mark):
+        pass
+    gc.collect()
+    before = descriptors()
+    with tiny("at_once", mark):
+        assert len(descriptors()) > len(before)
+    with pytest.raises(servers.ServerDied):
+        tiny("raises", mark)
+    with pytest.raises(servers.ServerNotReady):
+        tiny("never", mark, timeout_s=1)
+    gc.collect()
+    assert len(descriptors()) == len(before)
+    assert not servers._Hold.held
+
+
+# -- a full disk -------------------------------------------------------------------
+
+
+def test_a_full_disk_costs_the_log_and_nothing_else(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch
+):
+    def on_a_full_disk(**_) -> io.FileIO:
+        return open("/dev/full", "r+b", buffering=0)
+
+    monkeypatch.setattr(servers.tempfile, "TemporaryFile", on_a_full_disk)
+    with tiny("at_once", mark, workers=2) as server:
+        assert Client(server).ask({})[0] == 200
+        os.kill(server.ready_workers()[0], signal.SIGKILL)
+        eventually(lambda: server.state == "ready", "a new worker is ready")
+        assert Client(server).ask({})[0] == 200
+        assert server.stop() is True
+    with pytest.raises(servers.ServerDied, match="Its log is empty"):
+        tiny("at_once", mark, faults={"dies-loading": {}})
+    gone(mark, server.port)
+
+
+def test_a_file_size_limit_costs_the_log_and_nothing_else(mark: Mark):
+    code = f"""
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+s = start(workers=2)
+say(port=s.port, log=s.log(100))
+s.stop()
+say(state=s.state)
+{FOREVER}
+"""
+    with Owner(mark, code) as owner:
+        said = owner.says()
+        assert "Starting gunicorn" in said["log"]
+        assert len(said["log"]) <= 300
+        assert owner.says() == {"state": "stopped"}
+        gone(mark, said["port"])
+
+
+def test_no_room_for_the_log_is_named(mark: Mark, monkeypatch: pytest.MonkeyPatch):
+    def full(**_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(servers.tempfile, "TemporaryFile", full)
+    with pytest.raises(servers.ServerError, match="No space left") as error:
+        tiny("at_once", mark)
+    assert "TMPDIR" in str(error.value)
+    assert not servers._Hold.held
+
+
+# -- any command -------------------------------------------------------------------
+
+GOOD = """
+import http.server, os, signal, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+server = http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler)
+print("started as", sys.argv[1:], flush=True)
+{extra}
+server.serve_forever()
+"""
+
+
+def command(mark: Mark, code: str, *words: str, **options) -> servers.CommandServer:
+    return servers.run([sys.executable, "-c", code, *words], env=mark.env, **options)
+
+
+def test_any_command_can_be_a_server(mark: Mark):
+    with command(mark, GOOD.format(extra=""), "--port=$PORT") as server:
+        assert server.state == "ready"
+        assert server.ready()
+        assert f"--port={server.port}" in server.log()
+        assert len(mark.alive()) == 2
+    assert server.state == "stopped"
+    gone(mark, server.port)
+
+
+def test_a_command_may_be_one_string(mark: Mark):
+    line = f"{sys.executable} -m http.server --bind 127.0.0.1 $PORT"
+    with servers.run(line, ready_path="/", env=mark.env) as server:
+        assert server.state == "ready"
+    gone(mark, server.port)
+
+
+@pytest.mark.parametrize(
+    ("code", "says", "exit_code"),
+    [
+        ("raise RuntimeError('model.pkl not found')", "model.pkl not found", 1),
+        ("import sys; sys.exit(42)", "exit code 42", 42),
+        ("import os, signal; os.kill(os.getpid(), 9)", "killed by SIGKILL", -9),
+    ],
+)
+def test_a_command_that_dies_says_why(mark: Mark, code: str, says: str, exit_code: int):
+    with pytest.raises(servers.ServerDied) as died:
+        command(mark, code)
+    assert says in str(died.value)
+    assert died.value.exit_code == exit_code
+    assert not mark.alive()
+
+
+def test_a_command_that_cannot_be_started_says_why(mark: Mark):
+    with pytest.raises(servers.ServerDied, match="cannot start 'no-such-program'"):
+        servers.run(["no-such-program"], env=mark.env)
+    assert not mark.alive()
+
+
+def test_a_command_that_answers_nothing_is_not_ready(mark: Mark):
+    with pytest.raises(servers.ServerNotReady, match="/ready does not answer 200"):
+        command(mark, "import time; time.sleep(300)", timeout_s=1)
+    assert not mark.alive()
+
+
+def test_a_command_gets_sigterm_and_time(mark: Mark):
+    polite = "signal.signal(signal.SIGTERM, lambda *_: (print('bye'), sys.exit(0)))"
+    with command(mark, GOOD.format(extra=polite)) as server:
+        assert server.stop() is True
+        assert server.log().endswith("bye")
+        assert server.exit_code == 0
+
+
+def test_a_command_that_ignores_sigterm_is_killed(mark: Mark):
+    deaf = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    with command(mark, GOOD.format(extra=deaf)) as server:
+        assert server.stop(grace_s=0.5) is False
+    gone(mark, server.port)
+
+
+FAMILY = """
+import subprocess
+subprocess.Popen(["sleep", "300"])
+"""
+
+
+@pytest.mark.parametrize("ends", ["owner", "command", "watchdog", "stop"])
+def test_nothing_of_a_command_is_left(mark: Mark, ends: str):
+    code = f"""
+s = command("-c", {GOOD.format(extra=FAMILY)!r})
+say(port=s.port, pids=s.processes())
+sys.stdin.read()
+s.stop()
+say(stopped=True)
+{FOREVER}
+"""
+    script = OWNER.format(mark=mark.value, tiny=TINY, code=code)
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with owner:
+        said = json.loads(owner.stdout.readline())
+        watchdog, child, _ = said["pids"]
+        assert len(mark.alive()) == 3
+        if ends == "owner":
+            owner.kill()
+        elif ends == "command":
+            os.kill(child, signal.SIGKILL)
+        elif ends == "stop":
+            owner.stdin.close()
+        else:
+            os.kill(watchdog, signal.SIGKILL)
+            # The command goes on Linux; what it has started goes when the owner looks.
+            eventually(lambda: refused(said["port"]), "the command has ended")
+            owner.stdin.close()
+        gone(mark, said["port"])
+        owner.kill()
+
+
+class FakeProbe:
+    """What `servers._bind` returns, for a port that somebody else has by now."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def getsockname(self) -> tuple[str, int]:
+        return "127.0.0.1", self.port
+
+    def __enter__(self) -> "FakeProbe":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+
+def test_a_port_taken_from_a_command_is_replaced(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch
+):
+    bind = servers._bind
+    with socket.create_server(("127.0.0.1", 0)) as thief:
+        taken = thief.getsockname()[1]
+        lost = iter([FakeProbe(taken)])
+        monkeypatch.setattr(
+            servers, "_bind", lambda port: next(lost, None) or bind(port)
+        )
+        with command(mark, GOOD.format(extra="")) as server:
+            assert next(lost, None) is None
+            assert server.port != taken
+            assert server.ready()
+
+
+def test_another_process_on_the_port_is_not_taken_for_the_command(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch
+):
+    """The command does not look at PORT, and somebody else answers there."""
+    idle = "import time; time.sleep(300)"
+    with tiny("at_once", Mark()) as other:
+        with pytest.raises(servers.PortTaken, match="is taken by another program"):
+            command(mark, idle, port=other.port)
+        monkeypatch.setattr(servers, "_bind", lambda port: FakeProbe(port))
+        with pytest.raises(servers.PortTaken, match="answered by another process"):
+            command(mark, idle, port=other.port)
+    assert not mark.alive()
