@@ -1,6 +1,6 @@
 """A Flask service that does nothing: what HTTP and Flask cost without a model."""
 
-from flask import Flask
+from flask import Flask, request
 
 
 def create_app(artifact: str | None = None) -> Flask:
@@ -13,6 +13,7 @@ def create_app(artifact: str | None = None) -> Flask:
 
     @app.post("/predict")
     def predict():
+        request.get_data()  # a body left unread costs the caller the connection
         return {}
 
     return app

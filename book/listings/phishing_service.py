@@ -67,9 +67,10 @@ def add_prediction(app: Flask, model: BackgroundModel, described) -> None:
 
     @app.post("/predict")
     def predict():
+        body = request.get_data()
         if request.mimetype != "application/json":
             return jsonify(error="send the row as application/json"), 415
-        row = contract.parse(request.get_data())
+        row = contract.parse(body)
         if model.scorer is None:
             return jsonify(error=f"the model is {model.state}"), 503
         probability = float(model.scorer.score([row])[0])
