@@ -174,14 +174,13 @@ def summary(frame: pd.DataFrame) -> pd.Series:
     """
     answered = frame[frame["status"] > 0]
     latency = answered["latency_s"].quantile([0.5, 0.95, 0.99])
-    duration_s = frame["finished_s"].max()
     return pd.Series(
         {
             "requests": len(frame),
             "answered": len(answered),
             "answered_2xx": int(answered["status"].between(200, 299).sum()),
-            "offered_per_s": len(frame) / frame["scheduled_s"].max(),
-            "answered_per_s": len(answered) / duration_s,
+            "offered_per_s": _rate(len(frame), frame["scheduled_s"].max()),
+            "answered_per_s": _rate(len(answered), frame["finished_s"].max()),
             "latency_p50_s": latency[0.5],
             "latency_p95_s": latency[0.95],
             "latency_p99_s": latency[0.99],
@@ -221,7 +220,9 @@ class _Records:
             return
         if isinstance(said, dict):
             self.version[i] = self.version[i] or said.get("version")
-            self.prediction[i] = said.get("probability", math.nan)
+            probability = said.get("probability")
+            if isinstance(probability, float | int) and probability is not True:
+                self.prediction[i] = probability
 
     def frame(self, plan: Plan) -> pd.DataFrame:
         scheduled_s = np.asarray(plan.scheduled_s, dtype=float)
@@ -507,6 +508,10 @@ def _refuse_unexpected(
         "with expect=. The error's frame holds every request.",
         frame,
     )
+
+
+def _rate(n: int, duration_s: float) -> float:
+    return n / duration_s if duration_s > 0 else math.nan
 
 
 def _name(status: int) -> str:
