@@ -13,6 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import chromium
 import pytest
 import yaml
 
@@ -331,6 +332,25 @@ def test_an_installed_browser_is_accepted(machine, browser):
     machine.program(browser, "#!/bin/sh\n")
     done = machine.run("test")
     assert (done.code, done.log) == (0, [TEST, PACKAGE])
+
+
+def test_installing_and_testing_look_for_the_same_browsers():
+    script = (ROOT / "tools/environment.sh").read_text()
+    start = script.index("chromium_found() {")
+    looked_for = script[start : script.index("}", start)]
+    for name in chromium.NAMES:
+        assert re.search(rf'[ "]{re.escape(name)}[ ";]', looked_for), name
+
+
+def test_the_browser_that_is_named_goes_first(monkeypatch, tmp_path):
+    for name in ("mine", "google-chrome"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("LAB_CHROMIUM", raising=False)
+    assert chromium.find_chromium() == str(tmp_path / "google-chrome")
+    monkeypatch.setenv("LAB_CHROMIUM", str(tmp_path / "mine"))
+    assert chromium.find_chromium() == str(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("system", ["0", "1"])
