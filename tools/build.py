@@ -46,9 +46,9 @@ from pages import TOOLS, Finding, Page, files_digest, pages_on_disk
 SPHINX_INPUTS = ("_config.yml", "_toc.yml", "images", "requirements.txt")
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the steps asked for; 0 if nothing was found."""
-    options = parse_options()
+    options = parse_options(arguments)
     root = options.root.resolve()
     build = uuid.uuid4().hex
     with interrupt_on_sigterm(), one_build_at_a_time(root):
@@ -65,8 +65,8 @@ def main() -> int:
     return 0
 
 
-def parse_options() -> argparse.Namespace:
-    """Command line."""
+def parse_options(arguments: list[str] | None) -> argparse.Namespace:
+    """Command line; by default that of the program."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -78,7 +78,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--no-cache", action="store_true", help="execute every page")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--timeout", type=int, default=180, help="seconds a cell")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def run_steps(root: Path, build: str, options: argparse.Namespace) -> list[Finding]:
@@ -165,13 +165,16 @@ def run_sphinx(root: Path, build: str) -> list[Finding]:
         text=True,
         capture_output=True,
     )
-    if done.returncode or "WARNING:" in done.stderr:
-        said = done.stderr + ("" if done.stderr.strip() else done.stdout)
+    said = strip_colour(done.stderr).split("The above exception was the direct")[0]
+    # Jupyter Book prints what it finds wrong in _config.yml, and goes on.
+    if "Warning:" in done.stdout:
+        said += strip_colour(done.stdout)
+    if done.returncode or "WARNING:" in said or "Warning:" in done.stdout:
         return [
             Finding(
                 "_config.yml",
                 1,
-                f"Jupyter Book ended with {done.returncode}:\n{indent(strip_colour(said))}",
+                f"Jupyter Book ended with {done.returncode}:\n{indent(said.strip())}",
                 "Mend what it names; nothing may be left to warn about.",
             )
         ]

@@ -7,6 +7,7 @@ key, so a changed helper is never hidden by what an older one produced.
 
 from __future__ import annotations
 
+import asyncio
 import difflib
 import os
 import re
@@ -21,6 +22,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 import nbformat
 import psutil
@@ -88,7 +90,7 @@ def execute_pages(
 
     ``build`` marks every process started. Without ``cache`` nothing is read from
     ``_build/executed/`` or written there. Each result is reported as it comes; all
-    pages are tried. However this ends, no kernel outlives it.
+    pages are tried. If this is interrupted, it ends the kernels first.
     """
     results = [known for page in pages if cache and (known := load(page))]
     for known in results:
@@ -106,23 +108,20 @@ def execute_pages(
             return Execution(page, page.notebook)
         return execute_page(page, build=build, timeout_s=timeout_s)
 
-    try:
-        for group, workers in ((quiet, jobs), (live, 1)):
-            with ThreadPoolExecutor(workers) as pool:
-                try:
-                    for future in as_completed([pool.submit(run, p) for p in group]):
-                        result = future.result()
-                        if cache and not result.findings:
-                            save(result)
-                        report(result)
-                        results.append(result)
-                except BaseException:
-                    # Kernels sit in sessions of their own: Ctrl-C did not reach them.
-                    stop.set()
-                    end(marked(BUILD_MARK, build), grace_s=0)
-                    raise
-    finally:
-        end(marked(BUILD_MARK, build), grace_s=0)
+    for group, workers in ((quiet, jobs), (live, 1)):
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                for future in as_completed([pool.submit(run, p) for p in group]):
+                    result = future.result()
+                    if cache and not result.findings:
+                        save(result)
+                    report(result)
+                    results.append(result)
+            except BaseException:
+                # Kernels sit in sessions of their own: Ctrl-C did not reach them.
+                stop.set()
+                end(marked(BUILD_MARK, build), grace_s=0)
+                raise
     return results
 
 
@@ -132,30 +131,46 @@ def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
     notebook = nbformat.from_dict(page.notebook)
     result = Execution(page, notebook)
     mark = uuid.uuid4().hex
-    running = {"index": 0}
+    running = 0  # index of the cell at work
+    started_here: set[psutil.Process] = set()
 
-    def note_cell(cell: NotebookNode, cell_index: int) -> None:
-        running["index"] = cell_index
+    def before_cell(cell: NotebookNode, cell_index: int) -> None:
+        nonlocal running
+        running = cell_index
 
-    with tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as tmp:
+    def after_cell(**reply: object) -> None:
+        # Finds children that were given another environment, and so carry no mark.
+        kernel = psutil.Process(client.km.provisioner.pid)
+        started_here.update(kernel.children(recursive=True))
+
+    with (
+        tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as tmp,
+        Path(tmp, "kernel.log").open("w+") as log,
+    ):
         client = NotebookClient(
             notebook,
             km=kernel_manager(tmp),
             timeout=timeout_s,
             coalesce_streams=True,  # where a stream is cut depends on the machine
             skip_cells_with_tag="",
-            on_cell_execute=note_cell,
+            on_cell_execute=before_cell,
+            on_cell_executed=after_cell,
         )
         environment = kernel_environment(page.root, build, mark, tmp)
         try:
-            client.execute(cwd=str(page.root), env=environment, cleanup_kc=True)
+            # Not client.execute: it leaves its event loop open.
+            asyncio.run(
+                client.async_execute(
+                    cwd=str(page.root), env=environment, stderr=log, cleanup_kc=True
+                )
+            )
         except CellExecutionError as error:
-            result.findings.append(_cell_failed(page, running["index"], error))
+            result.findings.append(_cell_failed(page, running, error, notebook))
         except CellTimeoutError:
             result.findings.append(
                 _at(
                     page,
-                    running["index"],
+                    running,
                     f"the cell ran for more than {timeout_s} s and was stopped",
                     "Make it shorter, or allow more with --timeout.",
                 )
@@ -164,12 +179,12 @@ def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
             result.findings.append(
                 _at(
                     page,
-                    running["index"],
-                    "the kernel died while it ran this cell",
+                    running,
+                    f"the kernel died while it ran this cell:\n{_tail(log)}",
                     "Run the cell in a plain Python process to see why.",
                 )
             )
-        result.findings += _left_running(page, mark)
+        result.findings += _left_running(page, mark, started_here)
     if not result.findings:
         result.findings += check_outputs(page, notebook)
     result.seconds = time.monotonic() - started
@@ -210,7 +225,10 @@ def check_outputs(page: Page, notebook: NotebookNode) -> Iterator[Finding]:
         node = notebook.cells[cell.index]
         if cell.source.strip() and node.get("execution_count") is None:
             yield Finding(
-                page.path, cell.line, "the cell did not run", "Report this build."
+                page.path,
+                cell.line,
+                "the cell did not run",
+                "Look at the cells before it: does one end the kernel?",
             )
         if "raises-exception" in cell.tags and not any(
             output.output_type == "error" for output in node.outputs
@@ -243,7 +261,9 @@ def compare(first: Execution, second: Execution) -> Iterator[Finding]:
         before = output_lines(first.notebook.cells[cell.index])
         after = output_lines(second.notebook.cells[cell.index])
         if before != after:
-            diff = difflib.unified_diff(before, after, "first", "second", "", "", 0)
+            diff = difflib.unified_diff(
+                before, after, "first", "second", n=0, lineterm=""
+            )
             shown = [line[:MAX_DIFF_WIDTH] for line in diff][:MAX_DIFF_LINES]
             yield Finding(
                 page.path,
@@ -349,8 +369,10 @@ def _describe(process: psutil.Process) -> str:
         return f"{process.pid}: (ended meanwhile)"
 
 
-def _left_running(page: Page, mark: str) -> Iterator[Finding]:
-    for name in end(marked(PAGE_MARK, mark), grace_s=GRACE_S):
+def _left_running(
+    page: Page, mark: str, started: set[psutil.Process]
+) -> Iterator[Finding]:
+    for name in end(list({*marked(PAGE_MARK, mark), *started}), grace_s=GRACE_S):
         yield Finding(
             page.path,
             1,
@@ -359,13 +381,21 @@ def _left_running(page: Page, mark: str) -> Iterator[Finding]:
         )
 
 
-def _cell_failed(page: Page, index: int, error: CellExecutionError) -> Finding:
+def _cell_failed(
+    page: Page, index: int, error: CellExecutionError, notebook: NotebookNode
+) -> Finding:
     if error.ename == "AssertionError":
         do = "Either the code or the sentence that it guards is wrong: mend that one."
     else:
         do = "Mend the cell, or what it calls."
-    trace = strip_colour(error.traceback).strip()
+    output = notebook.cells[index].outputs[-1]
+    trace = strip_colour("\n".join(output.get("traceback", [str(error)])))
     return _at(page, index, f"the cell failed:\n{indent(trace)}", do)
+
+
+def _tail(log: TextIO, lines: int = 5) -> str:
+    log.seek(0)
+    return indent("\n".join(log.read().splitlines()[-lines:]) or "(it said nothing)")
 
 
 def _at(page: Page, index: int, what: str, do: str) -> Finding:

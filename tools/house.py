@@ -37,6 +37,12 @@ TAGS = {
 }
 
 
+HEADER = (
+    "Begin the page with the jupytext and kernelspec (python3) header that the other "
+    "pages have."
+)
+
+
 def check_house(root: Path) -> list[Finding]:
     """All findings on the sources of the book at ``root``, in reading order."""
     findings = list(check_chapter_list(root))
@@ -83,14 +89,18 @@ def check_chapter_list(root: Path) -> Iterator[Finding]:
 
 def check_page(page: Page) -> Iterator[Finding]:
     """Rules for one page: header, nested cells, and each cell."""
-    if page.cells and not page.has_header:
+    try:
+        cells = page.cells
+    except ValueError as error:
+        yield Finding(page.path, 1, f"cannot be read: {error}", HEADER)
+        return
+    if cells and not page.has_header:
         yield Finding(
             page.path,
             1,
-            f"the page has {len(page.cells)} code cells but no notebook header, "
+            f"the page has {len(cells)} code cells but no notebook header, "
             "so none of them would run",
-            "Begin the page with the jupytext and kernelspec (python3) header that "
-            "the other pages have.",
+            HEADER,
         )
     for part in page.parts:
         if getattr(part, "nested", False) and part.name in ("code-cell", "raw-cell"):
@@ -101,7 +111,7 @@ def check_page(page: Page) -> Iterator[Finding]:
                 "Move it to the top level; exercises and solutions have gated forms "
                 "(solution-start, solution-end).",
             )
-    for cell in page.cells:
+    for cell in cells:
         for line, what, do in check_cell(cell):
             yield Finding(page.path, line, what, do)
 

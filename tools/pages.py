@@ -17,10 +17,15 @@ from pathlib import Path
 import yaml
 from markdown_it import MarkdownIt
 from markdown_it.renderer import RendererHTML
-from myst_nb.core.read import is_myst_markdown_notebook, read_myst_markdown_notebook
+from myst_nb.core.read import (
+    MystMetadataParsingError,
+    is_myst_markdown_notebook,
+    read_myst_markdown_notebook,
+)
 from myst_parser.config.main import MdParserConfig
 from myst_parser.parsers.mdit import create_md_parser
 from nbformat import NotebookNode
+from nbformat.validator import NotebookValidationError as ValidationError
 from sphinx_external_toc.parsing import MalformedError, parse_toc_yaml
 
 TOOLS = Path(__file__).resolve().parent
@@ -97,13 +102,19 @@ class Page:
 
     @cached_property
     def notebook(self) -> NotebookNode:
-        """The page as a notebook without outputs."""
-        return read_myst_markdown_notebook(
-            self.text,
-            config=markdown_config(self.root),
-            add_source_map=True,
-            path=self.root / self.path,
-        )
+        """The page as a notebook without outputs.
+
+        Raises ValueError, saying why, if the header or a cell's options are broken.
+        """
+        try:
+            return read_myst_markdown_notebook(
+                self.text,
+                config=markdown_config(self.root),
+                add_source_map=True,
+                path=self.root / self.path,
+            )
+        except (MystMetadataParsingError, ValidationError) as error:
+            raise ValueError(str(error).splitlines()[0]) from error
 
     @cached_property
     def has_header(self) -> bool:
@@ -166,17 +177,16 @@ def _walk(
                 yield Role(child.meta["name"], line, child.content)
 
 
-@lru_cache
 def markdown_config(root: Path) -> MdParserConfig:
-    """The Markdown syntax that the book's configuration turns on."""
-    config = read_yaml(root / "_config.yml")
-    syntax = (config.get("parse") or {}).get("myst_enable_extensions", DEFAULT_SYNTAX)
+    """The Markdown syntax that the book's ``_config.yml`` turns on."""
+    return _markdown_config((root / "_config.yml").read_text("utf-8"))
+
+
+@lru_cache
+def _markdown_config(config: str) -> MdParserConfig:
+    parse = (yaml.safe_load(config) or {}).get("parse") or {}
+    syntax = parse.get("myst_enable_extensions", DEFAULT_SYNTAX)
     return MdParserConfig(enable_extensions=set(syntax))
-
-
-def read_yaml(path: Path) -> dict:
-    """A YAML mapping; empty if the file is missing or empty."""
-    return (yaml.safe_load(path.read_text("utf-8")) or {}) if path.exists() else {}
 
 
 def pages_on_disk(root: Path) -> list[str]:
@@ -212,11 +222,9 @@ def execution_key(root: Path, notebook: NotebookNode) -> str:
         if cell.cell_type == "code"
     ]
     digest = hashlib.sha256(json.dumps(code, sort_keys=True).encode())
-    digest.update(shared_digest(root).encode())
-    return digest.hexdigest()
+    return f"{digest.hexdigest()} {shared_digest(root)}"
 
 
-@lru_cache
 def shared_digest(root: Path) -> str:
     """Digest of what all pages share: package, listings, lock, Python, this code."""
     paths = [root / name for name in SHARED_INPUTS]

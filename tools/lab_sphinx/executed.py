@@ -16,10 +16,13 @@ import nbformat
 from execute import executed_path
 from myst_nb.core.execute.base import NotebookClientBase
 from nbformat import NotebookNode
-from pages import execution_key
+from pages import execution_key, shared_digest
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.errors import ExtensionError
+
+# What Sphinx knows of link targets, by kind.
+LINKED = ("labels", "anonlabels", "terms", "objects")
 
 METHOD = "executed by tools/build.py"
 
@@ -93,11 +96,15 @@ def find_outdated(
     Also keeps what the other pages show of this one, for ``find_dependents``.
     """
     env.lab_face = face(env)
+    root = Path(app.srcdir)
+    shared = shared_digest(root)
     outdated = []
-    for docname in env.all_docs:
-        executed = read_executed(Path(app.srcdir), docname)
+    for docname in env.found_docs:
+        executed = read_executed(root, docname)
         kept = executed.metadata.lab.key if executed else None
-        if docname in env.found_docs and kept != shown_key(env, docname):
+        shown = shown_key(env, docname)
+        # A stale page is read again as well, and refused then.
+        if kept != shown or (shown and not shown.endswith(shared)):
             outdated.append(docname)
     return outdated
 
@@ -126,8 +133,7 @@ def face(env: BuildEnvironment) -> str:
             sorted((name, toc.astext()) for name, toc in env.tocs.items()),
             sorted(env.toc_secnumbers.items()),
             sorted(env.toc_fignumbers.items()),
-            sorted(standard["labels"].items()),
-            sorted(standard["anonlabels"].items()),
+            [sorted(standard.get(kind, {}).items()) for kind in LINKED],
             glue,
         ]
     )
