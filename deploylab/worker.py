@@ -123,8 +123,22 @@ def drainable(app: Callable) -> Callable:
 
 
 def _close_after_answer() -> None:
-    if DRAINING.is_set() and (req := getattr(_request, "current", None)) is not None:
+    """Say ``Connection: close`` in the answer where the connection will not be kept."""
+    req = getattr(_request, "current", None)
+    if req is not None and (DRAINING.is_set() or _left_unread(req)):
         req.force_close()
+
+
+def _left_unread(req: object) -> bool:
+    """Whether the app has not read the whole body of the request it answers.
+
+    gunicorn closes such a connection, and without this would have promised to keep
+    it: the client's next request would get no answer.
+    """
+    reader = getattr(req.body, "reader", None)
+    unread_bytes = getattr(reader, "length", 0)
+    chunks_to_come = getattr(reader, "parser", None)
+    return bool(unread_bytes or chunks_to_come)
 
 
 # -- the worker --------------------------------------------------------------------

@@ -1003,3 +1003,59 @@ def test_another_process_on_the_port_is_not_taken_for_the_command(
         with pytest.raises(servers.PortTaken, match="answered by another process"):
             command(mark, idle, port=other.port)
     assert not mark.alive()
+
+
+UNREAD = '''
+from flask import Flask
+
+def create_app():
+    app = Flask(__name__)
+
+    @app.get("/ready")
+    def ready():
+        return {"status": "ready"}
+
+    @app.post("/predict")
+    def predict():
+        return {}  # without a look at the body
+
+    return app
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chunked", [False, True])
+def test_an_answer_to_an_unread_body_does_not_promise_the_connection(
+    tmp_path, chunked
+):
+    """Else the next request on it gets no answer: gunicorn closes it."""
+    (tmp_path / "unread.py").write_text(UNREAD)
+    with servers.start(None, f"{tmp_path}/unread.py:create_app") as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        for _ in range(200):
+            body = iter([b"x" * 100] * 3) if chunked else b"x" * 300
+            client.request("POST", "/predict", body, encode_chunked=chunked)
+            answer = client.getresponse()
+            assert answer.read().strip() == b"{}"
+            assert answer.headers["Connection"] == "close"
+        client.close()
+
+
+@pytest.mark.slow
+def test_an_answer_to_a_read_body_keeps_the_connection(tmp_path):
+    (tmp_path / "read.py").write_text(
+        UNREAD.replace("import Flask", "import Flask, request").replace(
+            "return {}  # without a look at the body", "return {'n': len(request.data)}"
+        )
+    )
+    with servers.start(None, f"{tmp_path}/read.py:create_app") as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        client.connect()
+        kept = client.sock
+        for chunked in [False, True] * 50:
+            body = iter([b"x" * 100] * 3) if chunked else b"x" * 300
+            client.request("POST", "/predict", body, encode_chunked=chunked)
+            answer = client.getresponse()
+            assert answer.read().strip() == b'{"n":300}'
+        assert client.sock is kept
+        client.close()
