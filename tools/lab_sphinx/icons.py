@@ -8,11 +8,14 @@ is opened from a folder. https://github.com/pydata/pydata-sphinx-theme/issues/23
 
 import base64
 import io
+import logging
 import re
 from pathlib import Path
 
 from fontTools import subset
 from fontTools.ttLib import TTFont
+
+logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every step
 
 ICON_RULE = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"\\([0-9a-f]+)"\}')
 ICON_CONTENT = re.compile(r'content:\s*"\\(f[0-9a-f]{3})"')

@@ -15,6 +15,9 @@ from .figures import inline_svg
 
 logger = logging.getLogger(__name__)
 
+# What pandas prints for a number: 1,250, -0.5, 3.1e-05, 12 %, NaN.
+NUMBER = re.compile(r"\s*([-−+]?[\d.,  ]+(e[-+]?\d+)?\s*[%a-zµ]{0,3}|NaN|inf)\s*")
+
 THEME_SCRIPT = """
     const stored = localStorage.getItem("theme");
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
@@ -32,9 +35,10 @@ def mend(html: str, pagename: str, builder: StandaloneHTMLBuilder) -> str:
     mend_ids(soup)
     mend_names(soup)
     mend_roles(soup)
+    mend_dataframes(soup)
     warn_of_missing_alt(soup, pagename)
     warn_of_other_hosts(soup, pagename)
-    html = soup.decode(formatter="html5")
+    html = soup.decode()
     for token, svg in figures.items():
         html = html.replace(f"<!--{token}-->", svg)
     return html
@@ -79,6 +83,10 @@ def mend_names(soup: BeautifulSoup) -> None:
     for summary in soup.select("li.has-children > details > summary"):
         link = summary.find_parent("li").find("a")
         summary["aria-label"] = f"Pages under {link.get_text(strip=True)}"
+    # The book's title stands outside of every landmark.
+    for title in soup.select(".sidebar-primary-item:has(> .navbar-brand)"):
+        title["role"] = "navigation"
+        title["aria-label"] = "Home"
     # The theme's script lets the keyboard into these where they scroll.
     for name, selector in (
         ("Code", "div.highlight > pre"),
@@ -99,6 +107,28 @@ def mend_roles(soup: BeautifulSoup) -> None:
         del tag["role"]
     for tag in soup.select(".citation[role=doc-biblioentry]"):
         del tag["role"]
+
+
+def mend_dataframes(soup: BeautifulSoup) -> None:
+    """Give pandas' tables one row of heads, and words on the left."""
+    for table in soup.select("table.dataframe"):
+        heads = table.select("thead tr")
+        if len(heads) == 2 and not any(
+            th.get_text(strip=True) for th in heads[1].find_all("th")[1:]
+        ):
+            # The index's name stands in a row of its own, among empty heads.
+            heads[0].th.string = heads[1].th.get_text(strip=True)
+            heads[1].decompose()
+        for th in table.select("thead th"):
+            if not th.get_text(strip=True):
+                th.name = "td"  # an empty head heads nothing
+        rows = table.select("tbody tr")
+        for column in zip(*(row.find_all("td") for row in rows), strict=False):
+            words = [cell for cell in column if not NUMBER.fullmatch(cell.get_text())]
+            if len(words) * 2 > len(column):
+                place = len(column[0].find_previous_siblings()) + 1
+                for cell in (*column, *table.select(f"thead tr > :nth-child({place})")):
+                    cell["class"] = [*cell.get("class", []), "lab-text"]
 
 
 def replace_svg_images(
