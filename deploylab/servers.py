@@ -16,6 +16,7 @@ import re
 import shlex
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,8 @@ _SET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+# A model server gives up a request of which nothing has come for so long.
+READ_TIMEOUT_S = 10.0
 _POLL_S = 0.01
 
 
@@ -86,7 +89,8 @@ class _Hold:
     """
 
     held: ClassVar[set["_Hold"]] = set()
-    lock: ClassVar[threading.Lock] = threading.Lock()
+    # Reentrant: a garbage collection inside may end another server.
+    lock = threading.RLock()
 
     def __init__(self) -> None:
         with self.lock:
@@ -101,7 +105,7 @@ class _Hold:
 
     @classmethod
     def after_fork_in_child(cls) -> None:
-        cls.lock = threading.Lock()
+        cls.lock = threading.RLock()
         for hold in cls.held:
             os.close(hold.fd)
         cls.held.clear()
@@ -137,7 +141,9 @@ class Server:
         self._was_ready = False
         self._draining = False
         self._status_tail = b""
-        self._last_words: str | None = None
+        self._last_words: str | None = None  # set once it has been stopped
+        self._stopping = threading.Lock()
+        self._reading = threading.RLock()
 
     def _launch(
         self, command: Sequence[str], env: dict, cwd: str | None, fds: Mapping[str, int]
@@ -198,7 +204,8 @@ class Server:
 
     def log(self, lines: int = 20) -> str:
         """The last `lines` lines that the server has written to its output."""
-        text = self._last_words if self._last_words is not None else self._read_log()
+        with self._reading:
+            text = self._read_log() if self._last_words is None else self._last_words
         return "\n".join(text.splitlines()[-lines:])
 
     def processes(self) -> list[int]:
@@ -255,17 +262,18 @@ class Server:
         taken. Stopping a stopped server does nothing. The last lines of the log
         stay readable.
         """
-        if self._last_words is not None:
-            return True
-        try:
-            clean = self._end_politely(grace_s)
-        finally:
-            _kill_group(self._process)
-            self._life.release()
-            self._take_events()
-            self._last_words = self._read_log()
-            self._finalizer()
-        return clean
+        with self._stopping:
+            if self._last_words is not None:
+                return True
+            try:
+                return self._end_politely(grace_s)
+            finally:
+                _kill_group(self._process)
+                self._life.release()
+                with self._reading:
+                    self._take_events()
+                    self._last_words = self._read_log()
+                    self._finalizer()
 
     def _end_politely(self, grace_s: float) -> bool:
         if self._ended():
@@ -301,17 +309,16 @@ class Server:
 
     def _take_events(self) -> None:
         """Read what the server has reported since the last look."""
-        if self._last_words is not None:
-            return
-        try:
-            while chunk := os.read(self._status, 65536):
-                self._status_tail += chunk
-        except BlockingIOError:
-            pass
-        *lines, self._status_tail = self._status_tail.split(b"\n")
-        for line in lines:
-            event, value = line.split()
-            self._event(event.decode(), int(value))
+        with self._reading:
+            if self._last_words is not None:
+                return
+            with suppress(BlockingIOError):
+                while chunk := os.read(self._status, 65536):
+                    self._status_tail += chunk
+            *lines, self._status_tail = self._status_tail.split(b"\n")
+            for line in lines:
+                event, value = line.split()
+                self._event(event.decode(), int(value))
 
     def _read_log(self, last_bytes: int = 65536) -> str:
         size = os.fstat(self._log.fileno()).st_size
@@ -514,6 +521,10 @@ def start(
     try:
         # At once: a port that is bound, but not listened on, can still be taken.
         listener.listen(128)
+        # Accepted connections inherit it. Without it a client that stops in the middle
+        # of a request keeps a thread of the server for good.
+        patience = struct.pack("ll", int(READ_TIMEOUT_S), int(READ_TIMEOUT_S % 1 * 1e6))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         server = ModelServer(listener.getsockname()[1], workers)
         _own(
             server,

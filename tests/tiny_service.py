@@ -22,6 +22,7 @@ def wait_for(path: Path) -> None:
 def make(load) -> Flask:
     """A service that is ready when `load()` has returned, and failed when it raised."""
     app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = 1 << 20
     state = {"is": "loading"}
 
     def in_background():
