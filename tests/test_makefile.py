@@ -363,6 +363,7 @@ def test_tests_go_on_without_a_browser_and_say_so(machine, system):
     assert any("apt-get" in line for line in done.log) == (system == "1")
 
 
+@pytest.mark.timeout(60)
 def test_two_at_once_install_once(machine):
     """The second waits for the lock, and then finds the work done."""
     gate, reached = machine.bin.parent / "gate", machine.bin.parent / "reached"

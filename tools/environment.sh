@@ -101,7 +101,7 @@ start_afresh() {
     python=$("$python" -c 'import sys; print(getattr(sys, "_base_executable", sys.executable))')
     version=$(version_of "$python")
     if ! makes_environments "$python"; then
-        install_packages "Making the environment" "python$version-venv" || exit 1
+        install_packages "Making the environment" "python$version-venv"
         makes_environments "$python" || fail \
             "$python still cannot make environments: it has no ensurepip." \
             "Name another interpreter: make book PYTHON=/path/to/python3.11"
