@@ -11,12 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def required_components() -> list[str]:
-    """The names in ``.ci/required`` when this is CI, else none."""
-    if os.environ.get("CI", "").lower() in ("", "0", "false"):
-        return []
+def components() -> list[str]:
+    """The names in ``.ci/required``."""
     lines = (ROOT / ".ci" / "required").read_text("utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and line[0] != "#"]
+
+
+def in_ci() -> bool:
+    """Whether this runs in continuous integration, as its environment says."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
 
 
 def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -24,10 +27,10 @@ def refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 
     Without this, CI on a machine that lost its browser would stay green for ever.
     """
-    if report.outcome != "skipped" or hasattr(report, "wasxfail"):
+    if not in_ci() or report.outcome != "skipped" or hasattr(report, "wasxfail"):
         return
     reason = str(report.longrepr[2])
-    for name in required_components():
+    for name in components():
         if re.search(rf"\b{re.escape(name)}\b", reason, re.IGNORECASE):
             report.outcome = "failed"
             report.longrepr = (

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import chromium
+import conftest
 import pytest
 import yaml
 
@@ -465,6 +466,14 @@ def test_the_test_lock_holds_the_book_lock():
         return {line for line in lines if not line.lstrip().startswith("#")}
 
     assert pins("requirements.txt") <= pins("requirements-dev.txt")
+
+
+def test_every_required_component_is_named_by_a_skip():
+    """Else the list would hold a word that no test ever says."""
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    assert conftest.components()
+    for name in conftest.components():
+        assert re.search(rf'\bskip\(\s*f?"[^"\n]*\b{re.escape(name)}\b', tests), name
 
 
 SKIPPING = """
