@@ -258,9 +258,9 @@ class Server:
     def stop(self, grace_s: float = 10) -> bool:
         """End the server: SIGTERM, then after `grace_s` seconds SIGKILL to the group.
 
-        Returns whether it ended by itself in time, having answered all it had
-        taken. Stopping a stopped server does nothing. The last lines of the log
-        stay readable.
+        Returns whether it ended in time and in good order, having answered all it
+        had taken; false for one that had died before. Stopping a stopped server does
+        nothing. The last lines of the log stay readable.
         """
         with self._stopping:
             if self._last_words is not None:
@@ -277,7 +277,7 @@ class Server:
 
     def _end_politely(self, grace_s: float) -> bool:
         if self._ended():
-            return True
+            return self._code() == 0
         if grace_s <= 0 or (self.state == "starting" and not self._was_ready):
             return False  # nobody was promised an answer
         self._process.send_signal(signal.SIGTERM)
@@ -303,6 +303,13 @@ class Server:
 
     def _event(self, event: str, value: int) -> None:
         raise NotImplementedError
+
+    def _code(self) -> int | None:
+        self._take_events()
+        return self._process.poll() if self.exit_code is None else self.exit_code
+
+    def _cause(self) -> int | None:
+        return self._code()
 
     def _ended(self) -> bool:
         return self._process.poll() is not None
@@ -345,10 +352,7 @@ class Server:
             return []
 
     def _died(self, what: str) -> ServerDied:
-        self._take_events()
-        code = self.exit_code
-        if code is None:
-            code = self._process.poll()
+        code = self._cause()
         how = f"exit code {code}" if code is None or code >= 0 else _signal_name(-code)
         return ServerDied(
             f"the {self.name} on port {self.port} {what} ({how}).{self._quote()}\n"
@@ -423,12 +427,13 @@ class ModelServer(Server):
                 value
             )
 
-    def _died(self, what: str) -> ServerDied:
-        # The exit code that tells something is the worker's, not the master's.
+    def _cause(self) -> int | None:
+        code = self._code()
+        if code is None or code <= 0:
+            return code
+        # The master gave up, and its worker's exit code is the one that tells why.
         codes = re.findall(r"Worker \(pid:\d+\) exited with code (\d+)", self.log(200))
-        if codes and self.exit_code is None:
-            self.exit_code = int(codes[-1])
-        return super()._died(what)
+        return int(codes[-1]) if codes else code
 
 
 class CommandServer(Server):
@@ -504,6 +509,11 @@ def start(
         raise ServerError(
             f"there is no artifact at {artifact}. Make it with deploylab.artifacts, "
             "or give the path of one that exists."
+        )
+    if workers < 1 or threads < 1:
+        raise ServerError(
+            f"a server needs at least one worker and one thread, not {workers} and "
+            f"{threads}"
         )
     if faults is None:
         faults = _faults_of(artifact)

@@ -64,9 +64,9 @@ control_socket_disable = True
 # The heartbeat is a file; in memory it cannot wait for a full or slow disk.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
-# gunicorn keeps a thread for 5 s on a new connection that sends nothing: four such
-# connections would stop a server with four threads.
-gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.5
+# For so long a thread waits on a new connection for its first byte; then the
+# connection waits alone. gunicorn's 5 s let four silent clients stop four threads.
+gthread.DEFAULT_WORKER_DATA_TIMEOUT = 0.05
 
 DRAINING = threading.Event()
 _request = threading.local()
@@ -166,6 +166,16 @@ class Worker(gthread.ThreadWorker):
         DRAINING.set()
         self.ending = True
         self.method_queue.defer(lambda: None)  # wakes the loop
+
+    def handle(self, conn: gthread.TConn) -> object:
+        """Serve a request (in a thread of the pool); false: the connection is done."""
+        kept = super().handle(conn)
+        if not kept:
+            # gunicorn would do this in the main thread, and wait there for up to two
+            # seconds for a client that does not close its side.
+            conn.close(graceful=True)
+            conn.close = lambda graceful=False: None
+        return kept
 
     def run(self) -> None:
         """Serve until told to end, then finish what was begun."""

@@ -338,6 +338,11 @@ def test_what_is_not_there_is_named(artifact: str | None, app: str, message: str
         servers.start(artifact, app)
 
 
+def test_a_server_without_workers_is_refused():
+    with pytest.raises(servers.ServerError, match="at least one worker"):
+        servers.start(None, f"{TINY}:at_once", workers=0)
+
+
 def test_an_unknown_fault_is_refused_before_anything_starts(mark: Mark):
     with pytest.raises(ValueError, match="the known ones are slow, flaky"):
         tiny("at_once", mark, faults={"slwo": {}})
@@ -562,7 +567,7 @@ def test_clients_that_stop_half_way_do_not_stop_the_server(
     monkeypatch.setattr(servers, "READ_TIMEOUT_S", 0.5)
     with tiny("at_once", mark, threads=2) as server:
         half_way = [
-            socket.create_connection(("127.0.0.1", server.port)) for _ in range(6)
+            socket.create_connection(("127.0.0.1", server.port)) for _ in range(4)
         ]
         for sock in half_way:
             sock.sendall(part)
@@ -745,7 +750,7 @@ def test_a_server_ends_when_its_master_is_killed(mark: Mark, tmp_path: Path):
         with pytest.raises(servers.ServerDied, match="killed by SIGKILL") as died:
             server.check()
         assert died.value.exit_code == -signal.SIGKILL
-        busy.close()
+        assert server.stop() is False
 
 
 def test_a_killed_worker_is_replaced(mark: Mark):
