@@ -167,6 +167,9 @@ def unfold(page: Page) -> None:
                 .forEach(b => b.click());
             document.querySelectorAll(".sd-tab-content")
                 .forEach(tab => tab.style.setProperty("display", "block"));
+            // Two frames: then the observers of sizes have had their turn.
+            return new Promise(done =>
+                requestAnimationFrame(() => requestAnimationFrame(done)));
         }"""
     )
 

@@ -11,10 +11,10 @@ from types import SimpleNamespace
 import pytest
 from bs4 import BeautifulSoup
 from lab_sphinx.figures import inline_svg
-from lab_sphinx.icons import slim_style_sheet
 from lab_sphinx.mathml import to_mathml
 from lab_sphinx.mending import mend, mend_dataframes, other_hosts
-from lab_sphinx.theme import SOLID_FONT, THEME_CSS, THEME_STATIC
+from lab_sphinx.styles import THEME_SHEET, slim, slim_style_sheets
+from lab_sphinx.theme import SOLID_FONT, THEME_STATIC
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -137,15 +137,37 @@ def test_words_in_tables_stand_left_under_one_row_of_heads() -> None:
     }
 
 
-def test_style_sheet_keeps_the_icons_in_use_and_drops_the_rest() -> None:
-    css = (THEME_STATIC / THEME_CSS).read_text("utf-8")
-    slim = slim_style_sheet(css, THEME_STATIC / SOLID_FONT, {"fa-bars"}, set())
-    assert ".fa-bars:before" in slim
-    assert ".fa-swatchbook:before" not in slim
-    assert slim.count("@font-face") == 1
-    assert "data:font/ttf;base64," in slim
-    assert "webfonts" not in slim
-    assert len(slim) < len(css) - 60_000
+def test_rules_that_no_page_uses_are_dropped() -> None:
+    css = """@charset "utf-8"; :root { --a: "}" } p, .used, .lost { color: red }
+    /* .used { comment } */ .used .lost { a: b } .used:not(.lost, #gone) { c: d }
+    @media (min-width: 1px) { .lost { e: f } #id > a[href=".x"] { g: h } }
+    @media print { .lost { i: j } } .one-1\\/2 { k: l } .bs-made-up { m: n }
+    @font-face { font-family: Font Awesome } @keyframes k { from { o: p } }"""
+    words = {"used", "id", "one-1", "2"}
+    assert slim(css, words) == (
+        '@charset "utf-8";:root{--a: "}"}p, .used{color: red}'
+        ".used:not(.lost, #gone){c: d}"
+        '@media (min-width: 1px){#id > a[href=".x"]{g: h}}'
+        ".one-1\\/2{k: l}.bs-made-up{m: n}@keyframes k{ from { o: p } }"
+    )
+
+
+def test_style_sheet_keeps_the_icons_in_use(tmp_path) -> None:
+    static = tmp_path / "_static"
+    (static / "styles").mkdir(parents=True)
+    sheet = static / THEME_SHEET
+    whole = (THEME_STATIC / THEME_SHEET).read_text("utf-8")
+    sheet.write_text(whole, "utf-8")
+    (tmp_path / "index.html").write_text('<i class="fa-solid fa-bars"></i>')
+    slim_style_sheets(static, SOLID_FONT)
+    css = sheet.read_text("utf-8")
+    assert ".fa-bars:before" in css
+    assert ".fa-swatchbook:before" not in css
+    assert css.count("@font-face") == 1
+    assert "data:font/ttf;base64," in css
+    assert len(css) < len(whole) / 2
+    slim_style_sheets(static, SOLID_FONT)
+    assert sheet.read_text("utf-8") == css
 
 
 def test_mending_keeps_what_it_does_not_mend() -> None:

@@ -48,7 +48,7 @@ def drop_scripts(soup: BeautifulSoup, pagename: str) -> None:
     """Remove what the theme's layout loads and this book does not need."""
     for script in soup.find_all("script", src=True):
         name = script["src"].split("?")[0].rpartition("/")[2]
-        # 1.5 MB; see icons.py.
+        # 1.5 MB; see styles.py.
         unwanted = {"fontawesome.js"}
         if pagename != "search":
             # Only search-as-you-type, which is off, needs the index on every page.
@@ -87,17 +87,16 @@ def mend_names(soup: BeautifulSoup) -> None:
     for title in soup.select(".sidebar-primary-item:has(> .navbar-brand)"):
         title["role"] = "navigation"
         title["aria-label"] = "Home"
-    # The theme's script lets the keyboard into these where they scroll.
+    # Scripts (the theme's, and lab.js) let the keyboard into these where they scroll.
     for name, selector in (
         ("Code", "div.highlight > pre"),
         ("Table", ".pst-scrollable-table-container"),
         ("Output", ".cell_output > .output"),
+        ("Formula", "main div.math"),
     ):
         for tag in soup.select(selector):
             tag["role"] = "group"
             tag["aria-label"] = name
-    for figure in soup.select("figure.wide"):
-        figure["tabindex"] = "0"  # it scrolls on a phone
 
 
 def mend_roles(soup: BeautifulSoup) -> None:

@@ -14,7 +14,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.jinja2glue import BuiltinTemplateLoader
 
-from . import icons, mathml, mending
+from . import mathml, mending, styles
 
 STATIC = Path(__file__).parent / "static"
 THEME_STATIC = (
@@ -23,8 +23,7 @@ THEME_STATIC = (
     / "pydata_sphinx_theme"
     / "static"
 )
-THEME_CSS = "styles/pydata-sphinx-theme.css"
-SOLID_FONT = "vendor/fontawesome/webfonts/fa-solid-900.ttf"
+SOLID_FONT = THEME_STATIC / "vendor/fontawesome/webfonts/fa-solid-900.ttf"
 
 # Never loaded by a page once it is mended, so not published either.
 LEFTOVERS = (
@@ -107,13 +106,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     for pattern in LEFTOVERS:
         for path in html.glob(pattern):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    css = icons.slim_style_sheet(
-        (THEME_STATIC / THEME_CSS).read_text("utf-8"),
-        THEME_STATIC / SOLID_FONT,
-        icons.icon_names(html),
-        icons.icon_code_points(html),
-    )
-    (html / "_static" / THEME_CSS).write_text(css, "utf-8")
+    styles.slim_style_sheets(html / "_static", SOLID_FONT)
 
     root = app.config.root_doc
     if root != "index":
@@ -133,6 +126,7 @@ def setup(app: Sphinx) -> None:
         "mathml", (mathml.visit_math, None), (mathml.visit_math_block, None)
     )
     app.add_css_file("lab.css", priority=900)
+    app.add_js_file("lab.js", loading_method="defer")
     app.connect("config-inited", configure)
     app.connect("doctree-resolved", drop_thebe_nodes, priority=900)
     app.connect("html-page-context", drop_assets, priority=900)
