@@ -497,11 +497,10 @@ def start(
     linger_s: how long a silent connection is kept once the server was told to end.
     wait: return only when every worker is ready; otherwise return at once.
 
-    On `stop` every request that the server has begun to read is answered, and every
-    request that comes on an open connection until that connection has been silent
-    for `linger_s`. What can be lost is a connection that is made in the microseconds
-    in which the listening socket closes: it is reset before its request is read, and
-    the request can be sent again. `drain` first, and nobody makes new connections.
+    On `stop`, and on SIGTERM, every client that is connected by then is answered if
+    it has sent its request or sends it before its connection has been silent for
+    `linger_s`; later ones are refused. Elsewhere than on Linux there is a gap of some
+    microseconds in which a new connection is reset before its request is read.
 
     Raises ServerError (and its kinds PortTaken, ServerDied, ServerNotReady).
     """

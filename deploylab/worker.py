@@ -20,6 +20,7 @@ server process carries its model and nothing that trains one.
 """
 
 import contextlib
+import ctypes
 import importlib
 import importlib.util
 import json
@@ -28,6 +29,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import threading
 import time
@@ -56,7 +58,8 @@ worker_class = "deploylab.worker.Worker"
 # Longer than any client here keeps an idle connection, so that it is the client
 # that closes it and never the server under a request that is on its way.
 keepalive = 75
-graceful_timeout = _SPEC.get("grace_s", 30)
+# How long a server may take to end is for its owner to say, who then kills it.
+graceful_timeout = 3600
 # The master kills a worker that has not reported for so long; loading counts.
 timeout = max(30, int(_SPEC.get("timeout_s", 0)) + 5)
 # Without this, every gunicorn of a user shares one control socket in his home.
@@ -152,14 +155,21 @@ class Worker(gthread.ThreadWorker):
     grace time for clients that are silent. This one, on SIGTERM,
 
     1. accepts what has reached the listen queue, then closes it, so that a new
-       client is refused at once;
+       client is refused;
     2. answers every request in flight, and every request that arrives on an open
        connection, with ``Connection: close``;
     3. closes a connection once it has been silent for `LINGER_S`;
-    4. ends when no connection is left, or when the grace time is over.
+    4. ends when no connection is left.
     """
 
     ending = False
+    # Whether another worker was ready when this one was started: then this one takes
+    # no connections before it is ready too.
+    has_ready_sibling = False
+
+    def leaves_connections_to_others(self) -> bool:
+        """Whether it is loading while another worker is there to serve."""
+        return self.has_ready_sibling and not self.was_ready[0]
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Take SIGTERM: begin to end (runs in the main thread)."""
@@ -184,10 +194,12 @@ class Worker(gthread.ThreadWorker):
             selectors.EVENT_READ,
             self.method_queue.run_callbacks,
         )
-        self.set_accept_enabled(True)
         while self.alive and not self.ending:
             self.notify()
-            self.set_accept_enabled(self.nr_conns < self.worker_connections)
+            has_room = self.nr_conns < self.worker_connections
+            self.set_accept_enabled(
+                has_room and not self.leaves_connections_to_others()
+            )
             self.wait_for_and_dispatch_events(timeout=1.0)
             self.murder_keepalived()
             self.murder_pending()
@@ -199,11 +211,12 @@ class Worker(gthread.ThreadWorker):
         """Answer all that has arrived, within the grace time."""
         self.set_accept_enabled(False)
         for listener in self.sockets:
-            waiting = True
-            while waiting:
-                before = self.nr_conns
-                self.accept(listener)
-                waiting = self.nr_conns > before
+            _refuse_newcomers(listener)
+            if not self.leaves_connections_to_others():
+                self._accept_all(listener)
+                # What was shaking hands just now has arrived after this.
+                time.sleep(0.01)
+                self._accept_all(listener)
             listener.close()
         began = time.monotonic()
         while self.nr_conns and time.monotonic() - began < self.cfg.graceful_timeout:
@@ -216,6 +229,12 @@ class Worker(gthread.ThreadWorker):
                 "grace time is over: %s connections cut off", self.nr_conns
             )
 
+    def _accept_all(self, listener: socket.socket) -> None:
+        before = -1
+        while self.nr_conns > before:
+            before = self.nr_conns
+            self.accept(listener)
+
     def _close_silent(self) -> None:
         silent_since = time.monotonic() - LINGER_S
         for conns in (self.keepalived_conns, self.pending_conns):
@@ -227,6 +246,30 @@ class Worker(gthread.ThreadWorker):
                     self.poller.unregister(conn.sock)
                     self.nr_conns -= 1
                     conn.close()
+
+
+def _refuse_newcomers(listener: socket.socket) -> None:
+    """Let no connection to a listening socket begin any more, before it is closed.
+
+    Otherwise a connection that is made between the last look at the queue and the
+    close is reset, though its client has been told that it is connected. On Linux a
+    packet filter drops the packets that begin a connection; their senders try again,
+    find the socket closed, and are refused. Elsewhere the gap of some microseconds
+    remains.
+    """
+    so_attach_filter = 26
+    drop_syn = (
+        (0x30, 0, 0, 13),  # load the flags, byte 13 of the TCP header
+        (0x45, 0, 1, 0x02),  # if SYN is set
+        (0x06, 0, 0, 0),  # drop the packet
+        (0x06, 0, 0, 0xFFFF),  # else take it
+    )
+    if sys.platform == "linux":
+        code = b"".join(struct.pack("HBBI", *instruction) for instruction in drop_syn)
+        held = ctypes.create_string_buffer(code)
+        program = struct.pack("HP", len(drop_syn), ctypes.addressof(held))
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, so_attach_filter, program)
 
 
 def _has_data(sock: socket.socket) -> bool:
@@ -260,6 +303,8 @@ def post_fork(arbiter: object, worker: Worker) -> None:
     # Until the worker has its own handlers, the master's would swallow this.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.close(_master["write"])
+    siblings = arbiter.WORKERS.values()
+    worker.has_ready_sibling = any(sibling.was_ready[0] for sibling in siblings)
     _watch({_LIFE: _end_group, _master["read"]: _end_group, _DRAIN: _drain})
 
 
@@ -273,6 +318,7 @@ def post_worker_init(worker: Worker) -> None:
                 os._exit(1)
             time.sleep(0.01)
         worker.was_ready[0] = 1
+        worker.method_queue.defer(lambda: None)  # wakes the loop
         worker.log.info("Worker is ready (pid: %s)", worker.pid)
         report("ready")
 

@@ -768,6 +768,27 @@ def test_a_killed_worker_is_replaced(mark: Mark):
         server.check()
 
 
+def test_a_worker_that_is_still_loading_gets_no_requests_of_a_ready_one(
+    mark: Mark, tmp_path: Path
+):
+    with tiny("slow_to_come_back", mark, tmp_path, workers=2) as server:
+        (tmp_path / "hold").touch()
+        killed, other = server.ready_workers()
+        os.kill(killed, signal.SIGKILL)
+        eventually((tmp_path / "held").exists, "the new worker is loading")
+        for _ in range(300):
+            client = Client(server)
+            assert client.ask({})[1]["pid"] == other
+            client.close()
+        assert server.state == "starting"
+        assert server.ready()
+        (tmp_path / "go").touch()
+        server.wait_ready()
+        eventually(
+            lambda: Client(server).ask({})[1]["pid"] != other, "the new worker serves"
+        )
+
+
 def test_a_version_that_dies_serving_comes_back(mark: Mark):
     faults = {"dies-serving": {"after_requests": 5}}
     with tiny("at_once", mark, faults=faults) as server:
@@ -1097,8 +1118,8 @@ def test_an_answer_to_a_read_body_keeps_the_connection(tmp_path):
 
 @pytest.fixture(scope="module")
 def trained() -> object:
-    """The model that all versions v2 share, trained once."""
-    return phishing.version("v2").fit()
+    """A small model, trained once, that serves here as every version's."""
+    return phishing.version("v1").fit()
 
 
 def saved(version: str, folder: Path, model: object, format: str = "onnx"):
@@ -1222,8 +1243,8 @@ def ask_once(port: int) -> str:
 def test_a_storm_of_new_connections_loses_nothing_it_had_connected(mark: Mark):
     """Fifty servers end under eight clients that make a connection a request.
 
-    A connection that is made in the microseconds in which the listening socket
-    closes is reset. One in a thousand is allowed, and none may be cut in mid-answer.
+    Elsewhere than on Linux a connection that is made in the microseconds in which the
+    listening socket closes is reset: one in a thousand is allowed there.
     """
     seen: Counter[str] = Counter()
 
@@ -1246,7 +1267,7 @@ def test_a_storm_of_new_connections_loses_nothing_it_had_connected(mark: Mark):
     refused = seen["connect: ConnectionRefusedError"]
     print(f"answered {answered}, reset {reset}, then refused {refused}")
     assert answered + reset + refused == sum(seen.values()), seen
-    assert reset <= answered / 1000
+    assert reset <= (0 if sys.platform == "linux" else answered / 1000)
 
 
 @pytest.mark.soak

@@ -126,3 +126,14 @@ def fails_later(artifact: str) -> Flask:
             raise RuntimeError("the artifact has gone")
 
     return make(load)
+
+
+def slow_to_come_back(artifact: str) -> Flask:
+    """Ready at once, or, if `hold` is there, says `held` and waits for `go`."""
+
+    def load():
+        if (Path(artifact) / "hold").exists():
+            (Path(artifact) / "held").touch()
+            wait_for(Path(artifact) / "go")
+
+    return make(load)
