@@ -15,6 +15,7 @@ from pathlib import Path
 
 import build
 import execute
+import nbformat
 import psutil
 import pytest
 from pages import Page
@@ -207,6 +208,19 @@ def test_output_that_differs_between_two_executions(book, run):
     assert diff[3].startswith("-<object at 0x")
 
 
+def test_order_of_keys_is_no_difference():
+    """A kept page has them sorted, a fresh one as the kernel sent them."""
+    fresh = {"output_type": "display_data", "data": {"text/plain": "9"}}
+    kept = dict(fresh)
+    fresh["metadata"] = {"scrapbook": {"name": "right", "mime_prefix": ""}}
+    kept["metadata"] = {"scrapbook": {"mime_prefix": "", "name": "right"}}
+    cells = [nbformat.v4.new_code_cell() for _ in range(2)]
+    cells[0].outputs, cells[1].outputs = [fresh], [kept]
+    assert execute.output_lines(cells[0]) == execute.output_lines(cells[1])
+    kept["metadata"]["scrapbook"]["name"] = "wrong"
+    assert execute.output_lines(cells[0]) != execute.output_lines(cells[1])
+
+
 def test_process_alive_after_the_page(book, run):
     # One hides by a session of its own, the other by an empty environment as well.
     plant(
@@ -265,17 +279,16 @@ def test_cell_that_never_ends(book, run):
     assert "book/serve.md:20: the cell ran for more than 1 s" in said
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
 def test_interrupted_build_leaves_no_process(book, name):
     """The page tells when it is under way; then the build is interrupted."""
     fifo = book / "under-way"
     os.mkfifo(fifo)
     plant(
         book,
-        "import subprocess, sys, time\n"
+        "import os, subprocess, sys, time\n"
         "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
         "child = subprocess.Popen(sleep, start_new_session=True)\n"
-        "import os\n"
         "with open('under-way', 'w') as tell:\n"
         "    tell.write(f'{os.getpid()} {child.pid}')\n"
         "time.sleep(600)\n",
@@ -283,12 +296,19 @@ def test_interrupted_build_leaves_no_process(book, name):
     command = [sys.executable, str(BUILD), "--root", str(book), "--execute-only"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
         pids = [int(pid) for pid in fifo.read_text().split()]
-        assert all(map(psutil.pid_exists, pids))
+        kernel, child = map(psutil.Process, pids)
         running.send_signal(getattr(signal, name))
+        if name == "SIGKILL":
+            # Nothing of the build is left to clean up: the kernel ends by itself.
+            # Its children are for the package to end, see test_servers.py.
+            kernel.wait(60)
+            child.kill()
         said, _ = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "Interrupted; the kernels have been ended." in said
-    assert not any(map(psutil.pid_exists, pids))
+    if name != "SIGKILL":
+        assert running.returncode == 130
+        assert "Interrupted; the kernels have been ended." in said
+    _, alive = psutil.wait_procs([kernel, child], timeout=10)
+    assert not alive
 
 
 def test_broken_cross_reference_stays_red(book, run):
@@ -296,7 +316,7 @@ def test_broken_cross_reference_stays_red(book, run):
     for _ in range(2):
         code, said = run(book)
         assert code == 1
-        assert "book/serve.md:15: WARNING: undefined label: 'no-such-label'" in said
+        assert "| book/serve.md:15: WARNING: undefined label: 'no-such-label'" in said
         assert "index.html" not in said
     edit(book / "book" / "serve.md", "{ref}`no-such-label`", "{ref}`score`")
     assert run(book)[0] == 0

@@ -37,6 +37,7 @@ from execute import (
     indent,
     interrupt_on_sigterm,
     marked,
+    python_path,
     strip_colour,
 )
 from house import check_house
@@ -155,7 +156,7 @@ def run_sphinx(root: Path, build: str) -> list[Finding]:
     arguments = ["build", "-q", "-W", "-n", "--keep-going", str(root)]
     settings = {
         BUILD_MARK: build,
-        "PYTHONPATH": os.pathsep.join(map(str, (root, TOOLS))),
+        "PYTHONPATH": python_path(root, TOOLS),
         "NO_COLOR": "1",
     }
     done = subprocess.run(
@@ -166,6 +167,7 @@ def run_sphinx(root: Path, build: str) -> list[Finding]:
         capture_output=True,
     )
     said = strip_colour(done.stderr).split("The above exception was the direct")[0]
+    said = said.replace(f"{root}/", "")
     # Jupyter Book prints what it finds wrong in _config.yml, and goes on.
     if "Warning:" in done.stdout:
         said += strip_colour(done.stdout)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import json
 import os
 import re
 import signal
@@ -72,6 +73,7 @@ class Execution:
 
     page: Page
     notebook: NotebookNode
+    key: str = ""
     seconds: float = 0.0
     cached: bool = False
     findings: list[Finding] = field(default_factory=list)
@@ -129,7 +131,8 @@ def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
     """Execute one page in a fresh kernel, with the root as working directory."""
     started = time.monotonic()
     notebook = nbformat.from_dict(page.notebook)
-    result = Execution(page, notebook)
+    # Taken now: a helper saved while the page runs makes this run stale.
+    result = Execution(page, notebook, execution_key(page.root, notebook))
     mark = uuid.uuid4().hex
     running = 0  # index of the cell at work
     started_here: set[psutil.Process] = set()
@@ -207,16 +210,21 @@ def kernel_manager(tmp: str) -> AsyncKernelManager:
 
 def kernel_environment(root: Path, build: str, mark: str, tmp: str) -> dict[str, str]:
     """Environment of a page's kernel; ``tmp`` is a folder that goes with the page."""
-    python_path = [str(root), os.environ.get("PYTHONPATH", "")]
     return {
         **os.environ,
         **ENVIRONMENT,
         BUILD_MARK: build,
         PAGE_MARK: mark,
-        "PYTHONPATH": os.pathsep.join(filter(None, python_path)),
+        "PYTHONPATH": python_path(root),
         "TMPDIR": tmp,
         "IPYTHONDIR": os.path.join(tmp, "ipython"),  # nobody's start-up files
     }
+
+
+def python_path(*first: Path) -> str:
+    """``PYTHONPATH`` with these folders first: the book's own package wins."""
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([*map(str, first), *([inherited] if inherited else [])])
 
 
 def check_outputs(page: Page, notebook: NotebookNode) -> Iterator[Finding]:
@@ -283,13 +291,19 @@ def output_lines(cell: NotebookNode) -> list[str]:
     lines = []
     for output in outputs:
         lines.append(output.pop("output_type"))
-        for key in sorted(output):
-            if isinstance(output[key], dict):
-                for name, value in sorted(output[key].items()):
-                    lines += [f"{key}: {name}", *str(value).splitlines()]
-            else:
-                lines += [key, *str(output[key]).splitlines()]
+        for key, value in sorted(output.items()):
+            parts = value if isinstance(value, dict) else {"": value}
+            for name, part in sorted(parts.items()):
+                lines += [f"{key} {name}".strip(), *_text(part).splitlines()]
     return lines
+
+
+def _text(part: object) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, list):  # a traceback
+        return "\n".join(map(str, part))
+    return json.dumps(part, sort_keys=True)
 
 
 def load(page: Page) -> Execution | None:
@@ -299,9 +313,10 @@ def load(page: Page) -> Execution | None:
         return None
     notebook = nbformat.read(path, as_version=4)
     kept = notebook.metadata.get("lab", {})
-    if kept.get("key") != execution_key(page.root, page.notebook):
+    key = execution_key(page.root, page.notebook)
+    if kept.get("key") != key:
         return None
-    return Execution(page, notebook, kept["seconds"], cached=True)
+    return Execution(page, notebook, key, kept["seconds"], cached=True)
 
 
 def save(result: Execution) -> None:
@@ -310,7 +325,7 @@ def save(result: Execution) -> None:
     path = executed_path(page.root, page.docname)
     path.parent.mkdir(parents=True, exist_ok=True)
     result.notebook.metadata["lab"] = {
-        "key": execution_key(page.root, page.notebook),
+        "key": result.key,
         "seconds": round(result.seconds, 1),
     }
     part = path.with_suffix(".part")

@@ -42,8 +42,8 @@ class ExecutedPage(NotebookClientBase):
         executed = read_executed(self.root, docname)
         if executed is None or executed.metadata.lab.key != key:
             raise ExtensionError(
-                f"{docname} has not been executed as it stands. "
-                "Build with `make book`, which executes pages first."
+                f"{docname} has not been executed as it stands, or something it uses "
+                "changed meanwhile. Run `make book`, which executes pages first."
             )
         done = [cell for cell in executed.cells if cell.cell_type == "code"]
         for cell, source in zip(cells, done, strict=True):
