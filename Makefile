@@ -22,7 +22,6 @@ help:  ## list the targets
 book:  ## execute every page and build the book into _build/html
 	@$(BOOK_ENVIRONMENT)
 	@$(PY) tools/build.py
-	@echo "The book is built. Open it: $(CURDIR)/_build/html/index.html"
 
 .PHONY: test
 test:  ## run the tests (minutes); installs Chromium for the page tests unless SYSTEM=0

@@ -446,6 +446,19 @@ def test_make_alone_lists_every_target():
         assert re.search(rf"^make {target} +\S", listed, re.M), target
 
 
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_what_is_written_about_the_house_is_so(name):
+    """Each `make` target and each file that a text names is there."""
+    text = (ROOT / name).read_text()
+    targets = set(re.findall(r"^\.PHONY: (\w+)$", MAKEFILE, re.M))
+    named = set(re.findall(r"(?:`|^)make (\w+)", text, re.M))
+    assert named
+    assert named <= targets
+    links = re.findall(r"\]\(([^):]+)\)", text)
+    for path in links:
+        assert (ROOT / path).exists(), path
+
+
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
 def test_a_lock_fits_every_machine(name):
     """Exact versions; no path and no address of the machine that made it."""
