@@ -76,8 +76,7 @@ def drop_assets(
     """Drop the scripts and styles of what this book does not use.
 
     Jupyter Book always loads sphinx-thebe, which names another host and declares the
-    same constant twice, a script error on each page.
-    https://github.com/executablebooks/sphinx-thebe/issues
+    same constant twice, a script error on each page (seen in sphinx-thebe 0.3.1).
     """
     for kind in ("css_files", "script_files"):
         kept = []
