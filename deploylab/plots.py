@@ -23,7 +23,7 @@ INK = "#0a0b0c"
 #: Okabe and Ito's palette, without the hues too pale for a white page.
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _LINES = ("-", "--", "-.", ":")
-_HATCHES = ("", "///", "...", "xx")
+_HATCHES = ("", "///", "\\\\\\", "xx")
 
 
 def use_style() -> None:
@@ -111,5 +111,5 @@ def stacked_bar(ax: Axes, parts: Mapping[str, float], *, label: str) -> Axes:
         left += value
     ax.set_yticks([])
     ax.set_xlabel(label)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.35), ncols=2)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.8), ncols=2)
     return ax
