@@ -9,7 +9,7 @@ from pathlib import Path
 
 import house
 import pytest
-from pages import Page
+from pages import Page, pages_on_disk
 
 TESTS = Path(__file__).resolve().parent
 
@@ -28,7 +28,8 @@ def edit(path: Path, old: str, new: str) -> None:
 
 def found(root: Path) -> list[str]:
     """Findings as "file:line: what happened", without the advice."""
-    return [str(finding).splitlines()[0] for finding in house.check_house(root)]
+    pages = [Page(root, name) for name in pages_on_disk(root)]
+    return [str(finding).splitlines()[0] for finding in house.check_house(root, pages)]
 
 
 def test_clean_book_has_no_finding(book):
@@ -78,6 +79,7 @@ def test_no_book_at_all(tmp_path):
     "cut",
     [
         "  text_representation:\n    extension: .md\n    format_name: myst\n",
+        "    format_name: myst\n",
         "kernelspec:\n  display_name: Python 3\n  language: python\n  name: python3\n",
     ],
 )

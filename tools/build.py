@@ -85,8 +85,8 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def run_steps(root: Path, build: str, options: argparse.Namespace) -> list[Finding]:
     """The findings of the first step that has any, or none."""
     started = time.monotonic()
-    findings = check_house(root)
     pages = [Page(root, name) for name in pages_on_disk(root)]
+    findings = check_house(root, pages)
     print(f"Checked the sources of {len(pages)} pages.", flush=True)
     if findings or options.check_only:
         return findings

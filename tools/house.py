@@ -43,10 +43,9 @@ HEADER = (
 )
 
 
-def check_house(root: Path) -> list[Finding]:
-    """All findings on the sources of the book at ``root``, in reading order."""
+def check_house(root: Path, pages: list[Page]) -> list[Finding]:
+    """All findings on the sources of the book at ``root``."""
     findings = list(check_chapter_list(root))
-    pages = [Page(root, name) for name in pages_on_disk(root)]
     for page in pages:
         findings += check_page(page)
     findings += check_citations(root, pages)
@@ -256,11 +255,11 @@ def line_of(path: Path, text: str) -> int:
 def main() -> int:
     """Print the findings; 0 if there are none."""
     root = Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-    findings = check_house(root)
+    pages = [Page(root, name) for name in pages_on_disk(root)]
+    findings = check_house(root, pages)
     for finding in findings:
         print(finding)
-    pages = len(pages_on_disk(root))
-    print(f"house: {pages} pages, {len(findings)} findings")
+    print(f"house: {len(pages)} pages, {len(findings)} findings")
     return 1 if findings else 0
 
 

@@ -120,7 +120,10 @@ class Page:
     def has_header(self) -> bool:
         """Whether myst-nb takes the page for a notebook and can name its kernel."""
         kernel = self.notebook.metadata.get("kernelspec", {}).get("name")
-        return is_myst_markdown_notebook(self.text) and kernel == "python3"
+        try:
+            return is_myst_markdown_notebook(self.text) and kernel == "python3"
+        except AttributeError:  # "jupytext:" with nothing under it
+            return False
 
     @cached_property
     def cells(self) -> list[Cell]:
