@@ -7,7 +7,6 @@ import functools
 import http.server
 import os
 import re
-import shutil
 import threading
 import urllib.parse
 from collections.abc import Iterator
@@ -25,14 +24,6 @@ WEIGHT_LIMIT_BYTES = 1_000_000
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
 
-CHROMIUM_NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-)
 CHROMIUM_ARGUMENTS = (
     "--headless",
     "--no-sandbox",  # tests run as root in containers
@@ -45,17 +36,6 @@ CHROMIUM_ARGUMENTS = (
     # A second lock on the door: whatever slips past the interception finds no host.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 )
-
-
-def find_chromium() -> str | None:
-    """Return the path of an installed Chromium or Chrome, or None.
-
-    The environment variable ``LAB_CHROMIUM`` goes first.
-    """
-    for name in (os.environ.get("LAB_CHROMIUM", ""), *CHROMIUM_NAMES):
-        if name and (path := shutil.which(name)):
-            return path
-    return None
 
 
 def html_folder() -> Path:

@@ -10,6 +10,7 @@ import datetime
 import re
 
 import pytest
+from chromium import find_chromium
 from pages_support import (
     CHROMIUM_ARGUMENTS,
     DESKTOP,
@@ -19,7 +20,6 @@ from pages_support import (
     Exemption,
     broken_links,
     built_pages,
-    find_chromium,
     html_folder,
     judge_findings,
     open_context,
@@ -33,7 +33,12 @@ from pages_support import (
 )
 from playwright.sync_api import sync_playwright
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    # One worker, one browser. It ends with this file, because Playwright's event loop
+    # would be found running by every later test of the same process.
+    pytest.mark.xdist_group("pages"),
+]
 
 # What axe finds and only upstream can mend. Each needs a link and an expiry date,
 # and must go as soon as it is not needed any more.
@@ -43,9 +48,9 @@ FOLDER = html_folder()
 PAGES = built_pages(FOLDER) if FOLDER.is_dir() else []
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
-    """One Chromium for all tests of this process."""
+    """One Chromium for all tests of this file."""
     path = find_chromium()
     if path is None:
         pytest.skip("chromium is not installed; LAB_CHROMIUM may name its path")
@@ -57,7 +62,7 @@ def browser():
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def contexts(browser):
     """One reader for each mode, who keeps the mode from page to page."""
     contexts = {mode: open_context(browser, mode) for mode in MODES}
@@ -66,7 +71,7 @@ def contexts(browser):
         context.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def book():
     """The address of the built book."""
     with served(FOLDER) as base:
