@@ -13,6 +13,7 @@ import asyncio
 import ipaddress
 import json
 import math
+import reprlib
 import threading
 from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
@@ -151,7 +152,10 @@ def send(
     scheduled_s, sent_s, finished_s; user; status (0: no answer); version, from the
     header X-Model-Version or the field ``version``; prediction, the answer's
     probability (NaN: none); latency_s, from the scheduled time; lag_s, how long
-    after its scheduled time the request was sent; error, why there is no answer.
+    after its scheduled time the request was sent; error, why there is no answer, or
+    what is odd about it (no valid JSON, a version that is no string, a probability
+    that is no finite number). An odd answer keeps its status, and is not what was
+    expected unless that is ``"any"``.
 
     Raises TargetError for a target that is not on this machine, TrafficFailed when
     an answer is not what was expected.
@@ -215,14 +219,24 @@ class _Records:
             return
         try:
             said = json.loads(body, parse_constant=_not_json)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.error[i] = f"the answer is not valid JSON: {error}"
             return
-        if isinstance(said, dict):
-            self.version[i] = self.version[i] or said.get("version")
-            probability = said.get("probability")
-            if isinstance(probability, float | int) and probability is not True:
-                self.prediction[i] = probability
+        if not isinstance(said, dict):
+            return
+        odd = []
+        if not self.version[i] and "version" in said:
+            if isinstance(said["version"], str):
+                self.version[i] = said["version"]
+            else:
+                odd.append(f"version {reprlib.repr(said['version'])} is no string")
+        if "probability" in said:
+            probability = _finite(said["probability"])
+            self.prediction[i] = probability
+            if math.isnan(probability):
+                shown = reprlib.repr(said["probability"])
+                odd.append(f"probability {shown} is no finite number")
+        self.error[i] = "; ".join(odd)
 
     def frame(self, plan: Plan) -> pd.DataFrame:
         scheduled_s = np.asarray(plan.scheduled_s, dtype=float)
@@ -521,6 +535,17 @@ def _name(status: int) -> str:
 def _shown(body: bytes) -> str:
     text = body[:500].decode(errors="replace").strip()
     return text or "(an empty body)"
+
+
+def _finite(value: object) -> float:
+    """`value` as a float if it is a finite real number, else NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    try:
+        number = float(value)
+    except OverflowError:  # JSON has integers that no float holds
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def _not_json(constant: str) -> None:

@@ -304,13 +304,62 @@ def test_an_answer_that_claims_to_be_json_and_is_not_fails(stub: Stub, body: str
         traffic.send(at_once(1), stub.url)
 
 
-@pytest.mark.parametrize("probability", ["high", None, [0.5], True])
-def test_a_probability_that_is_no_number_is_no_prediction(
-    stub: Stub, probability: object
+ODD_ANSWERS = [
+    ('{"probability": "high"}', "no finite number"),
+    ('{"probability": null}', "no finite number"),
+    ('{"probability": [0.5]}', "no finite number"),
+    ('{"probability": true}', "no finite number"),
+    ('{"probability": false}', "no finite number"),
+    ('{"probability": 1e999}', "no finite number"),
+    ('{"probability": 1' + "0" * 400 + "}", "no finite number"),
+    ('{"probability": 1' + "0" * 5000 + "}", "not valid JSON"),
+    ('{"probability": NaN}', "not valid JSON"),
+    ("[" * 100_000, "not valid JSON"),
+    ("\ud800", "not valid JSON"),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "note"), ODD_ANSWERS, ids=[body[:24] for body, _ in ODD_ANSWERS]
+)
+def test_an_odd_answer_is_recorded_and_does_not_end_the_run(
+    stub: Stub, body: str, note: str
 ):
-    stub.handler = lambda request: web.json_response({"probability": probability})
-    frame = traffic.send(at_once(1), stub.url)
-    assert frame["prediction"].isna().all()
+    bodies = iter([body, '{"version": "v2", "probability": 0.25}'])
+    stub.handler = lambda request: web.Response(
+        body=next(bodies).encode(errors="surrogatepass"),
+        content_type="application/json",
+    )
+    plan = at_once(2)
+    frame = traffic.send(plan, stub.url, expect="any", max_connections=1)
+    odd = frame[frame["error"] != ""]
+    assert len(odd) == 1
+    assert note in odd["error"].iloc[0]
+    assert len(odd["error"].iloc[0]) < 300
+    assert odd["status"].iloc[0] == 200
+    assert odd["prediction"].isna().all()
+    assert list(frame["prediction"].dropna()) == [0.25]
+
+
+@pytest.mark.parametrize("version", [["v2"], {"v": 2}, 2, True])
+def test_a_version_that_is_no_string_is_no_version(stub: Stub, version: object):
+    said = iter([version, "v2"])
+    stub.handler = lambda request: web.json_response(
+        {"version": next(said), "probability": 1}
+    )
+    frame = traffic.send(at_once(2), stub.url, expect="any", max_connections=1)
+    assert frame.groupby("version").size().to_dict() == {"v2": 1}
+    assert sum("version" in error for error in frame["error"]) == 1
+    assert list(frame["prediction"]) == [1, 1]
+
+
+def test_an_odd_answer_is_not_what_was_expected(stub: Stub):
+    stub.handler = lambda request: web.json_response({"probability": "high"})
+    with pytest.raises(
+        traffic.TrafficFailed, match="'high' is no finite number"
+    ) as bad:
+        traffic.send(at_once(2), stub.url)
+    assert len(bad.value.frame) == 2
 
 
 def test_a_server_that_is_not_there_fails_the_run():
