@@ -1,8 +1,10 @@
 """Model artifacts: one folder a model, in one of four formats, behind one interface.
 
 A folder holds the model file and `manifest.json`: version, format, SHA-256 of the file,
-feature contract, and the library versions that made it. Loading checks the digest
-first, and refuses formats that run code unless the caller vouches for the exact bytes.
+feature contract, and the library versions that made it. Reading checks that the
+manifest agrees with its own digest, loading that the file agrees with the manifest;
+that finds accidents, not forgers, who can write a new digest. Formats that run code are
+refused unless the caller vouches for the exact bytes.
 Heavy libraries are imported only when a format needs them, so that a server of an ONNX
 artifact never loads scikit-learn. Introduced in *Model as module*.
 """
@@ -38,13 +40,8 @@ __all__ = [
     "to_onnx_bytes",
 ]
 
-#: Format -> file name. The formats marked in `RUNS_CODE` execute code when loaded.
-FORMATS = {
-    "pickle": "model.pkl",
-    "joblib": "model.joblib",
-    "skops": "model.skops",
-    "onnx": "model.onnx",
-}
+#: Format -> ending of the model file. Those in `RUNS_CODE` execute code when loaded.
+FORMATS = {"pickle": "pkl", "joblib": "joblib", "skops": "skops", "onnx": "onnx"}
 RUNS_CODE = frozenset({"pickle", "joblib"})
 #: ONNX operator sets the book exports to; fixed, so that a build is repeatable.
 OPSETS = {"": 21, "ai.onnx.ml": 3}
@@ -67,6 +64,7 @@ class Artifact:
     """A model on disk, described; nothing of it has been loaded."""
 
     folder: Path
+    file: Path
     version: str
     format: str
     sha256: str
@@ -74,11 +72,6 @@ class Artifact:
     faults: dict[str, Any]
     digest: str
     made_with: dict[str, str]
-
-    @property
-    def file(self) -> Path:
-        """The model file itself."""
-        return self.folder / FORMATS[self.format]
 
     @property
     def size_kib(self) -> float:
@@ -104,8 +97,13 @@ def save(
     """Write a version's model to `folder` and describe it; nothing half-written stays.
 
     `version` is a `deploylab.phishing.Version`; `model` its fitted estimator (fitted
-    now when left out). Raises `ArtifactError` when the format is unknown or the disk
-    does not take the file; what was in the folder before is then still there.
+    now when left out). An artifact that the folder held is replaced whole: the manifest
+    is written last and names the model file. Save each version that is in use into a
+    folder of its own, since a running server reads its folder again when it restarts.
+
+    Raises `ArtifactError` when the format is unknown, the model does not take the
+    contract's features, or the disk does not take the file; what was in the folder
+    before is then still there.
     """
     if format not in FORMATS:
         raise ArtifactError(
@@ -113,28 +111,37 @@ def save(
         )
     model = version.fit() if model is None else model
     n_features = len(version.contract.features)
+    if model.n_features_in_ != n_features:
+        raise ArtifactError(
+            f"the model was fitted to {model.n_features_in_} features, the contract of "
+            f"{version.name} has {n_features}; pass the model that belongs to it"
+        )
     payload = _DUMP[format](model, n_features)
     # A skops file differs in its bytes on every save; the ONNX export does not, and
     # so it stands for the model in the version's digest, whatever the format here.
     exported = payload if format == "onnx" else to_onnx_bytes(model, n_features)
-    model_sha256 = hashlib.sha256(exported).hexdigest()
-    code = version.code_digest()
+    sha256 = hashlib.sha256(payload).hexdigest()
     manifest = {
         "version": version.name,
         "format": format,
-        "sha256": hashlib.sha256(payload).hexdigest(),
-        "digest": version_digest(code, model_sha256, version.contract.digest),
-        "code_sha256": code,
+        "file": f"model-{sha256[:12]}.{FORMATS[format]}",
+        "sha256": sha256,
+        "model_sha256": hashlib.sha256(exported).hexdigest(),
+        "code_sha256": version.code_digest(),
         "contract": version.contract.as_json(),
         "faults": version.faults,
         "made_with": _made_with(format),
     }
+    manifest["digest"] = version_digest(manifest)
     folder = Path(folder)
     text = json.dumps(manifest, indent=2, sort_keys=True).encode()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _replace(folder / FORMATS[format], payload)
+        _replace(folder / manifest["file"], payload)
         _replace(folder / "manifest.json", text)
+        for old in folder.glob("model-*"):
+            if old.name != manifest["file"]:
+                old.unlink()
     except OSError as error:
         raise ArtifactError(
             f"could not write the {format} artifact of {version.name} to {folder}: "
@@ -144,9 +151,12 @@ def save(
     return read(folder)
 
 
-def version_digest(code: str, model: str, contract: str) -> str:
-    """One SHA-256 over the digests of code, model and contract: the version's name."""
-    return hashlib.sha256(f"{code}\n{model}\n{contract}".encode()).hexdigest()
+def version_digest(manifest: Mapping[str, Any]) -> str:
+    """One SHA-256 over code, model and contract, whatever the format of the file."""
+    parts = ("code_sha256", "model_sha256", "contract", "faults")
+    triple = {part: manifest[part] for part in parts}
+    text = json.dumps(triple, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(folder: str | Path) -> Artifact:
@@ -154,8 +164,9 @@ def read(folder: str | Path) -> Artifact:
     folder = Path(folder)
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-        return Artifact(
+        artifact = Artifact(
             folder=folder,
+            file=folder / Path(manifest["file"]).name,
             version=manifest["version"],
             format=manifest["format"],
             sha256=manifest["sha256"],
@@ -164,6 +175,7 @@ def read(folder: str | Path) -> Artifact:
             digest=manifest["digest"],
             made_with=manifest["made_with"],
         )
+        same = version_digest(manifest) == artifact.digest
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{folder} has no manifest.json; name the folder that "
@@ -174,6 +186,13 @@ def read(folder: str | Path) -> Artifact:
             f"{folder / 'manifest.json'} cannot be read ({error}); save the artifact "
             "again, or fetch a fresh copy"
         ) from error
+    if not same:
+        raise CorruptArtifact(
+            f"{folder / 'manifest.json'} was edited: code, model, contract or faults "
+            "are not those of its digest; save the artifact again, or fetch a fresh "
+            "copy"
+        )
+    return artifact
 
 
 def load(folder: str | Path, trust: str | None = None) -> Scorer:
@@ -214,6 +233,8 @@ def load(folder: str | Path, trust: str | None = None) -> Scorer:
         )
     try:
         return Scorer(artifact, _LOAD[artifact.format](payload))
+    except ArtifactError:
+        raise
     except Exception as error:
         raise ArtifactError(
             f"{artifact.file} has the right bytes but does not load here: {error}; it "
@@ -339,6 +360,7 @@ def _replace(path: Path, payload: bytes) -> None:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o644)  # a server may run as another user
             file.write(payload)
             file.flush()
             os.fsync(file.fileno())

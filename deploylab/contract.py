@@ -151,6 +151,7 @@ class Contract:
         answers = {
             "200": ("the model's answer", "Prediction"),
             "400": ("the body is not JSON", "Refusal"),
+            "411": ("the body's length is not declared", "Refusal"),
             "413": ("the body is too large", "Refusal"),
             "415": ("the body is not declared as application/json", "Refusal"),
             "422": ("a field breaks the contract", "Refusal"),

@@ -3,8 +3,6 @@
 import itertools
 import json
 import pickle
-import resource
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -122,7 +120,7 @@ def test_a_file_that_runs_code_needs_a_voucher_from_elsewhere(format, models, tm
 def test_skops_refuses_a_type_that_nobody_reviewed(models, tmp_path, monkeypatch):
     artifacts.save(VERSIONS["v2"], tmp_path, "skops", model=models["v2"])
     monkeypatch.setattr(artifacts, "SKOPS_REVIEWED", frozenset())
-    with pytest.raises(artifacts.ArtifactError, match="Tree"):
+    with pytest.raises(artifacts.UntrustedArtifact, match="Tree"):
         artifacts.load(tmp_path)
 
 
@@ -208,7 +206,52 @@ def test_scoring_onnx_imports_no_training_library(models, tmp_path):
 def test_saving_over_a_version_replaces_it_whole(models, tmp_path):
     artifacts.save(VERSIONS["v1"], tmp_path, model=models["v1"])
     artifacts.save(VERSIONS["v2"], tmp_path, model=models["v2"])
-    assert artifacts.load(tmp_path).artifact.version == "v2"
-    assert {p.name for p in tmp_path.iterdir()} == {"model.onnx", "manifest.json"}
-    shutil.rmtree(tmp_path)
-    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] != 4096
+    loaded = artifacts.load(tmp_path).artifact
+    assert loaded.version == "v2"
+    assert set(tmp_path.iterdir()) == {loaded.file, tmp_path / "manifest.json"}
+    assert loaded.file.stat().st_mode & 0o044, "another user may read it"
+
+
+def test_a_failing_manifest_leaves_the_old_version(models, tmp_path, monkeypatch):
+    """The manifest is written last; until then the old one is the truth."""
+    before = artifacts.save(VERSIONS["v1"], tmp_path, model=models["v1"])
+    replace = artifacts._replace
+
+    def full(path, payload):
+        if path.name == "manifest.json":
+            raise OSError(28, "No space left on device")
+        replace(path, payload)
+
+    monkeypatch.setattr(artifacts, "_replace", full)
+    with pytest.raises(artifacts.ArtifactError, match="No space left"):
+        artifacts.save(VERSIONS["v2"], tmp_path, model=models["v2"])
+    assert artifacts.load(tmp_path).artifact == before
+
+
+@pytest.mark.parametrize("part", ["contract", "faults", "code_sha256", "digest"])
+def test_an_edited_manifest_is_refused(part, models, tmp_path):
+    """Two features swapped would change answers, and nothing else would notice."""
+    artifacts.save(VERSIONS["v1"], tmp_path, model=models["v1"])
+    path = tmp_path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    if part == "contract":
+        features = manifest["contract"]["features"]
+        features[0], features[1] = features[1], features[0]
+    else:
+        manifest[part] = {"flaky": {}} if part == "faults" else "0" * 64
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(artifacts.CorruptArtifact, match="was edited"):
+        artifacts.load(tmp_path)
+
+
+def test_a_model_that_does_not_take_the_contract_is_refused(models, tmp_path):
+    with pytest.raises(artifacts.ArtifactError, match=r"8 features.* has 9"):
+        artifacts.save(VERSIONS["v3-contract"], tmp_path, model=models["v2"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_manifest_cannot_name_a_file_elsewhere(models, tmp_path):
+    artifacts.save(VERSIONS["v1"], tmp_path / "a", model=models["v1"])
+    path = tmp_path / "a" / "manifest.json"
+    path.write_text(path.read_text().replace('"file": "', '"file": "../../'))
+    assert artifacts.read(tmp_path / "a").file.parent == tmp_path / "a"

@@ -122,7 +122,7 @@ def test_description_table_and_check_come_from_one_list():
 
 def test_the_description_answers_for_every_status_of_the_service():
     answers = CONTRACT.openapi("v1")["paths"]["/predict"]["post"]["responses"]
-    assert set(answers) == {"200", "400", "413", "415", "422", "503"}
+    assert set(answers) == {"200", "400", "411", "413", "415", "422", "503"}
 
 
 def test_a_contract_survives_the_way_through_json():

@@ -7,11 +7,12 @@ import time
 import zipapp
 
 import pytest
+import requests
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploylab import ROOT, artifacts, phishing
+from deploylab import ROOT, artifacts, phishing, servers
 from deploylab.phishing import VERSIONS
 
 LISTINGS = ROOT / "book" / "listings"
@@ -86,8 +87,10 @@ def test_a_bad_request_is_the_callers_fault_and_the_next_one_works(
 def test_flasks_own_errors_are_json_too(client):
     assert client.get("/nowhere").status_code == 404
     assert client.get("/nowhere").json["error"]
-    assert client.get("/predict").status_code == 405
-    assert client.get("/predict").json["error"]
+    answer = client.get("/predict")
+    assert answer.status_code == 405
+    assert answer.json["error"]
+    assert answer.allow == {"POST", "OPTIONS"}  # RFC 9110, section 15.5.6
 
 
 def test_the_description_is_served(client):
@@ -122,7 +125,25 @@ def test_not_ready_until_loaded_and_never_when_loading_fails(folder, monkeypatch
     broken = wait_until(phishing_service.create_app(folder), "failed")
     assert broken.get("/ready").status_code == 503
     assert broken.post("/predict", json=GOOD).status_code == 503
-    assert broken.get("/health").status_code == 200
+    assert broken.get("/health").status_code == 500, "only a restart can help"
+
+
+@pytest.mark.slow
+def test_a_chunked_body_is_refused_before_it_is_cut(folder):
+    """Over the real server: cut at the limit, the rest could still be a row."""
+    row = json.dumps(GOOD).encode()
+    with servers.start(folder) as server:
+        for padding in (0, 20_000, 1_000_000):
+            pieces = iter([row, b" " * padding] if padding else [row])
+            answer = requests.post(
+                server.url + "/predict",
+                data=pieces,
+                headers={"Content-Type": "application/json"},
+                timeout=30,
+            )
+            assert answer.status_code == 411
+        answer = requests.post(server.url + "/predict", json=GOOD, timeout=30)
+        assert answer.status_code == 200
 
 
 # Any JSON value, with the features' own names made likely, and the floats that JSON
@@ -206,11 +227,14 @@ def test_the_mail_filter_judges_each_line(mail_filter, folder):
     assert done.stdout.splitlines() == [f"{verdict:8} {score:.3f} by v2"] * 2
 
 
-def test_the_mail_filter_names_the_line_and_the_field(mail_filter):
-    bad = json.dumps({**GOOD, "https": None})
-    done = run(mail_filter, json.dumps(GOOD) + "\n" + bad + "\n")
+def test_the_mail_filter_names_line_and_field_and_judges_the_rest(mail_filter):
+    good, bad = json.dumps(GOOD), json.dumps({**GOOD, "https": None})
+    done = run(mail_filter, f"{good}\n{bad}\n{good}\n")
     assert done.returncode == 2
     assert done.stderr == "line 2: https: must be a number\n"
+    verdicts = done.stdout.splitlines()
+    assert len(verdicts) == 3
+    assert verdicts[1].startswith("not judged")
 
 
 def test_the_manifest_probes_addresses_that_the_service_has(folder):
@@ -226,6 +250,7 @@ def test_the_manifest_probes_addresses_that_the_service_has(folder):
     assert {p["path"] for p in probes.values()} <= served
     assert probes["readinessProbe"]["path"] == "/ready"
     assert probes["livenessProbe"]["path"] == "/health"
+    assert container["livenessProbe"]["timeoutSeconds"] > 1
     ports = {p["containerPort"] for p in container["ports"]}
     assert {p["port"] for p in probes.values()} == ports
     waits = container["lifecycle"]["preStop"]["sleep"]["seconds"]

@@ -1,10 +1,11 @@
 """A model behind HTTP: one artifact, four addresses, errors that name the field."""
 
+import json
 import logging
 import os
 import threading
 
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, abort, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from deploylab import artifacts
@@ -54,7 +55,8 @@ def add_probes(app: Flask, model: BackgroundModel) -> None:
 
     @app.get("/health")
     def health():
-        return jsonify(status="alive")
+        failed = model.state == "failed"  # only a restart can help
+        return jsonify(status="failed" if failed else "alive"), 500 if failed else 200
 
     @app.get("/ready")
     def ready():
@@ -67,6 +69,8 @@ def add_prediction(app: Flask, model: BackgroundModel, described) -> None:
 
     @app.post("/predict")
     def predict():
+        if "Transfer-Encoding" in request.headers:
+            abort(411)  # a body of unknown length would be cut at the limit
         body = request.get_data()
         if request.mimetype != "application/json":
             return jsonify(error="send the row as application/json"), 415
@@ -93,5 +97,8 @@ def refuse(error: ContractError):
 
 
 def explain(error: HTTPException):
-    """Flask's own errors (404, 405, 413, 500) as JSON, like all our answers."""
-    return jsonify(error=error.description), error.code
+    """Flask's own errors (404, 405, 413, 500) as JSON, with the headers they need."""
+    response = error.get_response()
+    response.data = json.dumps({"error": error.description})
+    response.content_type = "application/json"
+    return response

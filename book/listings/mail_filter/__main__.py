@@ -22,16 +22,19 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         scorer = artifacts.load(unpack(folder))
     contract = scorer.artifact.contract
+    status = 0
     for number, line in enumerate(sys.stdin, start=1):
         try:
             row = contract.parse(line)
         except ContractError as error:
             print(f"line {number}: {error}", file=sys.stderr)
-            return 2
+            print("not judged")
+            status = 2
+            continue
         score = scorer.score([row])[0]
         verdict = "phishing" if score > 0.5 else "fine"
         print(f"{verdict:8} {score:.3f} by {scorer.artifact.version}")
-    return 0
+    return status
 
 
 if __name__ == "__main__":
