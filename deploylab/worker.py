@@ -154,8 +154,9 @@ class Worker(gthread.ThreadWorker):
     closes a connection whose answer promised to keep it, and waits the whole
     grace time for clients that are silent. This one, on SIGTERM,
 
-    1. accepts what has reached the listen queue, then closes it, so that a new
-       client is refused;
+    1. accepts what has reached the listen queue, then closes its own hold on it;
+       once master and siblings have done so too, a new client is refused, and where
+       the worker ends alone, the others serve it;
     2. answers every request in flight, and every request that arrives on an open
        connection, with ``Connection: close``;
     3. closes a connection once it has been silent for `LINGER_S`;
@@ -211,7 +212,6 @@ class Worker(gthread.ThreadWorker):
         """Answer all that has arrived, within the grace time."""
         self.set_accept_enabled(False)
         for listener in self.sockets:
-            _refuse_newcomers(listener)
             if not self.leaves_connections_to_others():
                 self._accept_all(listener)
                 # What was shaking hands just now has arrived after this.
@@ -251,7 +251,8 @@ class Worker(gthread.ThreadWorker):
 def _refuse_newcomers(listener: socket.socket) -> None:
     """Let no connection to a listening socket begin any more, before it is closed.
 
-    Otherwise a connection that is made between the last look at the queue and the
+    The filter is the socket's, which master and workers share, so it is for the
+    master alone, and for when the whole server ends. Otherwise a connection that is made between the last look at the queue and the
     close is reset, though its client has been told that it is connected. On Linux a
     packet filter drops the packets that begin a connection; their senders try again,
     find the socket closed, and are refused. Elsewhere the gap of some microseconds
@@ -291,6 +292,16 @@ def on_starting(arbiter: object) -> None:
     # Held open by the master alone, for its workers to see it end.
     _master["read"], _master["write"] = os.pipe()
     _watch({_LIFE: _end_group})
+
+    stop = arbiter.stop
+
+    def refuse_newcomers_and_stop(graceful: bool = True) -> None:
+        for listener in arbiter.LISTENERS:
+            _refuse_newcomers(listener.sock)
+        stop(graceful)
+
+    # gunicorn has no hook for the moment before it stops its workers.
+    arbiter.stop = refuse_newcomers_and_stop
 
 
 def pre_fork(arbiter: object, worker: Worker) -> None:

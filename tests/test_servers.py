@@ -591,6 +591,32 @@ def test_clients_that_stop_half_way_do_not_stop_the_server(
         assert server.stop() is True
 
 
+@pytest.mark.parametrize("order", ["one worker", "hang up", "fewer"])
+def test_workers_that_end_alone_leave_the_port_open(mark: Mark, order: str):
+    """All processes share one listening socket: what one does to it, all feel."""
+    with tiny("at_once", mark, workers=2) as server:
+        old = server.ready_workers()
+        if order == "one worker":
+            os.kill(old[0], signal.SIGTERM)
+            went, wanted = 1, 2
+        elif order == "hang up":
+            os.kill(server.pid, signal.SIGHUP)
+            went, wanted = 2, 2
+        else:
+            os.kill(server.pid, signal.SIGTTOU)
+            went, wanted = 1, 1
+        eventually(
+            lambda: (
+                len(set(old) - set(server.ready_workers())) == went
+                and len(server.ready_workers()) == wanted
+            ),
+            "the others are ready",
+        )
+        assert [ask_once(server.port) for _ in range(20)] == ["HTTP/1.1 200"] * 20
+        assert server.stop() is True
+    gone(mark, server.port)
+
+
 def test_after_the_grace_time_the_server_is_killed(mark: Mark, tmp_path: Path):
     with tiny("at_once", mark) as server:
         client = Client(server)
@@ -1236,6 +1262,7 @@ def test_traffic_reaches_the_service(mark: Mark, tmp_path: Path, trained: object
 def ask_once(port: int) -> str:
     """One request on a connection of its own; what became of it."""
     with socket.socket() as sock:
+        sock.settimeout(60)
         try:
             sock.connect(("127.0.0.1", port))
         except OSError as error:
