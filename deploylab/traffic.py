@@ -151,11 +151,13 @@ def send(
 
     scheduled_s, sent_s, finished_s; user; status (0: no answer); version, from the
     header X-Model-Version or the field ``version``; prediction, the answer's
-    probability (NaN: none); latency_s, from the scheduled time; lag_s, how long
-    after its scheduled time the request was sent; error, why there is no answer, or
-    what is odd about it (no valid JSON, a version that is no string, a probability
-    that is no finite number). An odd answer keeps its status, and is not what was
-    expected unless that is ``"any"``.
+    probability (NaN: none); latency_s, from the scheduled time to the whole answer,
+    and for a request without one until it was given up, but at least `timeout_s`
+    (a refused connection is no fast answer); lag_s, how long after its scheduled
+    time the request was sent (NaN: never, no connection came free); error, why there
+    is no answer, or what is odd about it (no valid JSON, a version that is no string,
+    a probability that is no finite number). An odd answer keeps its status, and is
+    not what was expected unless that is ``"any"``.
 
     Raises TargetError for a target that is not on this machine, TrafficFailed when
     an answer is not what was expected.
@@ -164,30 +166,40 @@ def send(
     expected = _expectation(expect)
     records = _Records(len(plan))
     _run(_send_all(plan, url, records, max_connections, timeout_s))
-    frame = records.frame(plan)
+    frame = records.frame(plan, timeout_s)
     _refuse_unexpected(frame, expected, records.first_body)
     return frame
 
 
 def summary(frame: pd.DataFrame) -> pd.Series:
-    """What a run comes to: counts, rates and latencies of its answered requests.
+    """What a run comes to: counts, rates and latencies.
 
+    latency_*: over all requests, with the timeout or longer for those that got no
+    answer, so that a server cannot look fast by giving up. A fast error is still
+    fast: read `answered_2xx` with it.
+    ok_latency_*: over the requests that were answered with 2xx (NaN: none was).
     lag_*: how far the load generator fell behind its plan. When that is not small
     against the latencies, the run says more about this machine than about the
     server, or all connections were busy with a server that had stalled.
     """
-    answered = frame[frame["status"] > 0]
-    latency = answered["latency_s"].quantile([0.5, 0.95, 0.99])
+    answered = frame["status"] > 0
+    ok = frame["status"].between(200, 299)
+    quantiles = [0.5, 0.95, 0.99]
+    latency = frame["latency_s"].quantile(quantiles)
+    ok_latency = frame.loc[ok, "latency_s"].quantile(quantiles)
     return pd.Series(
         {
             "requests": len(frame),
-            "answered": len(answered),
-            "answered_2xx": int(answered["status"].between(200, 299).sum()),
+            "answered": answered.sum(),
+            "answered_2xx": ok.sum(),
             "offered_per_s": _rate(len(frame), frame["scheduled_s"].max()),
-            "answered_per_s": _rate(len(answered), frame["finished_s"].max()),
+            "answered_per_s": _rate(answered.sum(), frame["finished_s"].max()),
             "latency_p50_s": latency[0.5],
             "latency_p95_s": latency[0.95],
             "latency_p99_s": latency[0.99],
+            "ok_latency_p50_s": ok_latency[0.5],
+            "ok_latency_p95_s": ok_latency[0.95],
+            "ok_latency_p99_s": ok_latency[0.99],
             "lag_p50_s": frame["lag_s"].quantile(0.5),
             "lag_p99_s": frame["lag_s"].quantile(0.99),
             "lag_max_s": frame["lag_s"].max(),
@@ -238,8 +250,10 @@ class _Records:
                 odd.append(f"probability {shown} is no finite number")
         self.error[i] = "; ".join(odd)
 
-    def frame(self, plan: Plan) -> pd.DataFrame:
+    def frame(self, plan: Plan, timeout_s: float) -> pd.DataFrame:
         scheduled_s = np.asarray(plan.scheduled_s, dtype=float)
+        waited_s = self.finished_s - scheduled_s
+        unanswered_s = np.maximum(waited_s, timeout_s)
         return pd.DataFrame(
             {
                 "scheduled_s": scheduled_s,
@@ -249,7 +263,7 @@ class _Records:
                 "version": self.version,
                 "status": self.status,
                 "prediction": self.prediction,
-                "latency_s": self.finished_s - scheduled_s,
+                "latency_s": np.where(self.status > 0, waited_s, unanswered_s),
                 "lag_s": self.sent_s - scheduled_s,
                 "error": self.error,
             }
@@ -339,10 +353,17 @@ def capacity(
     Give `n_requests` or `duration_s`. The first request of each connection is not
     counted. Whoever compares servers interleaves their measurements, in one run.
 
-    Raises TargetError; TrafficFailed for any answer that is not 2xx.
+    Raises TargetError; TrafficFailed for any answer that is not 2xx; ValueError when
+    there is nothing to measure, as in a `duration_s` too short for two answers.
     """
     if (n_requests is None) == (duration_s is None):
         raise ValueError("give either n_requests or duration_s")
+    if n_requests is not None and n_requests < 1:
+        raise ValueError(f"n_requests must be 1 or more, not {n_requests}")
+    if duration_s is not None and not 0 < duration_s < math.inf:
+        raise ValueError(f"duration_s must be more than 0 and finite, not {duration_s}")
+    if connections < 1:
+        raise ValueError(f"connections must be 1 or more, not {connections}")
     if not len(bodies):
         raise ValueError("there are no bodies to send")
     url = _loopback(url) + path
@@ -360,6 +381,12 @@ def capacity(
             f"the capacity of {url} cannot be measured: after {len(spans)} good "
             f"answers came {_name(status)}. {error or _shown(body)}",
             frame,
+        )
+    if not spans:
+        raise ValueError(
+            f"duration_s={duration_s:g} is too short: it was over before any "
+            "connection could ask a second time, and the first request of each is "
+            "not counted. Give a larger duration_s or n_requests."
         )
     ends = np.sort([end for _, end in spans])
     start = min(begin for begin, _ in spans)

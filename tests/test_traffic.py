@@ -491,7 +491,7 @@ def test_the_summary_counts_and_orders():
         {
             "scheduled_s": np.linspace(0, 10, n),
             "finished_s": np.linspace(0, 10, n) + 0.1,
-            "status": [200] * 97 + [500, 500, 0],
+            "status": [500, 500] + [200] * 97 + [0],
             "latency_s": np.linspace(0.01, 1.0, n),
             "lag_s": np.full(n, 0.001),
         }
@@ -501,9 +501,49 @@ def test_the_summary_counts_and_orders():
     assert summary["answered"] == 99
     assert summary["answered_2xx"] == 97
     assert summary["offered_per_s"] == pytest.approx(10)
-    assert summary["latency_p50_s"] == pytest.approx(0.5)
-    assert summary["latency_p99_s"] == pytest.approx(0.98, abs=0.001)
+    # All requests: 0.01, 0.02, ... 1.00. Those with 2xx: 0.03 ... 0.99.
+    assert summary["latency_p50_s"] == pytest.approx(0.505)
+    assert summary["latency_p99_s"] == pytest.approx(0.01 + 0.99 * 0.99)
+    assert summary["ok_latency_p50_s"] == pytest.approx(0.51)
+    assert summary["ok_latency_p95_s"] == pytest.approx(0.03 + 0.95 * 0.96)
+    assert summary["ok_latency_p99_s"] == pytest.approx(0.03 + 0.99 * 0.96)
     assert summary["lag_p99_s"] == pytest.approx(0.001)
+
+
+def test_the_summary_does_not_reward_failure(stub: Stub):
+    """Nine of ten get a fast 500 or no answer; only what was answered well is fast."""
+    n = iter(range(30))
+
+    async def answer(request: web.Request) -> web.Response:
+        number = next(n)
+        if number % 10 == 0:
+            await asyncio.sleep(0.1)
+            return web.json_response({})
+        if number % 10 == 1:
+            await asyncio.Event().wait()  # until it is given up
+        if number % 10 == 2:
+            request.transport.abort()  # at once
+        return web.json_response({}, status=500)
+
+    stub.handler = answer
+    frame = traffic.send(at_once(30), stub.url, expect="any", timeout_s=1)
+    assert dict(frame["status"].value_counts()) == {500: 21, 0: 6, 200: 3}
+    # Whoever got no answer waited the whole time, or would have had to.
+    assert (frame.loc[frame["status"] == 0, "latency_s"] >= 1).all()
+    summary = traffic.summary(frame)
+    assert summary["latency_p95_s"] >= 1
+    assert summary["latency_p99_s"] >= 1
+    assert summary["ok_latency_p50_s"] >= 0.1
+
+
+def test_a_server_that_is_not_there_does_not_look_fast():
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        frame = traffic.send(at_once(3), url, expect="any", timeout_s=50)
+    summary = traffic.summary(frame)
+    assert summary["latency_p50_s"] >= 50  # though each was refused at once
+    assert math.isnan(summary["ok_latency_p50_s"])
 
 
 def test_capacity_counts_what_was_answered(stub: Stub):
@@ -541,6 +581,33 @@ def test_capacity_of_errors_is_refused(stub: Stub):
 def test_capacity_wants_one_measure(stub: Stub, options: dict):
     with pytest.raises(ValueError, match="either"):
         traffic.capacity(stub.url, [b"{}"], **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_requests": 0}, "n_requests must be 1 or more, not 0"),
+        ({"n_requests": -1}, "n_requests must be 1 or more, not -1"),
+        ({"duration_s": 0}, "duration_s must be more than 0 and finite, not 0"),
+        ({"duration_s": math.nan}, "duration_s must be more than 0 and finite, not"),
+        ({"duration_s": math.inf}, "duration_s must be more than 0 and finite, not"),
+        ({"n_requests": 1, "connections": 0}, "connections must be 1 or more, not 0"),
+    ],
+)
+def test_capacity_of_nothing_is_refused(stub: Stub, options: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        traffic.capacity(stub.url, [b"{}"], **options)
+    assert stub.seen == []
+
+
+def test_capacity_in_too_short_a_time_says_what_to_do(stub: Stub):
+    async def slow(request: web.Request) -> web.Response:
+        await asyncio.sleep(0.1)
+        return web.json_response({})
+
+    stub.handler = slow
+    with pytest.raises(ValueError, match=r"too short.*larger duration_s or n_requests"):
+        traffic.capacity(stub.url, [b"{}"], connections=2, duration_s=0.01)
 
 
 def test_capacity_wants_bodies(stub: Stub):
