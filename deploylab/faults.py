@@ -16,9 +16,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import BinaryIO
 
-# A body longer than this is passed on untouched; the service refuses it anyway.
-_LONGEST_BODY = 1 << 20
+# A body longer than this is passed on untouched; our service refuses it anyway.
+_LONGEST_BODY = 64 * 1024
 
 
 class FaultError(ValueError):
@@ -84,18 +85,18 @@ def skewed(app: Callable, feature: str = "popup_window") -> Callable:
     """Turn `feature` round (value to 1 - value) before the service sees the body.
 
     What training and serving encode differently is called training-serving skew.
-    A body in which `feature` is not a number is passed on as it came.
+    A body in which `feature` is not a number, or that is longer than 64 KiB, is
+    passed on as it came. It may come with a length or in chunks: a router that
+    streams must not heal the version behind it.
     """
 
     def wsgi(environ: dict, start_response: Callable) -> Iterable[bytes]:
-        try:
-            length = int(environ.get("CONTENT_LENGTH") or 0)
-        except ValueError:
-            length = 0
-        if 0 < length <= _LONGEST_BODY:
-            body = _turn_round(environ["wsgi.input"].read(length), feature)
+        if body := _take_body(environ):
+            body = _turn_round(body, feature)
             environ["wsgi.input"] = io.BytesIO(body)
             environ["CONTENT_LENGTH"] = str(len(body))
+            # What follows has a length now, and is in chunks no more.
+            environ.pop("HTTP_TRANSFER_ENCODING", None)
         return app(environ, start_response)
 
     return wsgi
@@ -189,6 +190,49 @@ def _die(why: str) -> None:
         sys.stderr.write(why + "\n")
         sys.stderr.flush()
     os._exit(1)
+
+
+def _take_body(environ: dict) -> bytes:
+    """Read the body of a request from its input, if it is not too long.
+
+    Returns nothing, and leaves all of the body to be read, where it is longer than
+    `_LONGEST_BODY`, or where nothing says where it ends.
+    """
+    stream = environ.get("wsgi.input")
+    if environ.get("wsgi.input_terminated"):  # a read ends where the body does
+        body = _read(stream, _LONGEST_BODY + 1)
+        if len(body) <= _LONGEST_BODY:
+            return body
+        environ["wsgi.input"] = io.BufferedReader(_PutBack(body, stream))
+        return b""
+    try:
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+    except ValueError:
+        return b""
+    return _read(stream, length) if 0 < length <= _LONGEST_BODY else b""
+
+
+def _read(stream: BinaryIO, n: int) -> bytes:
+    """Read `n` bytes, or fewer where the stream ends; one read may return less."""
+    body = b""
+    while len(body) < n and (piece := stream.read(n - len(body))):
+        body += piece
+    return body
+
+
+class _PutBack(io.RawIOBase):
+    """A stream from which some bytes have been read, with these bytes put back."""
+
+    def __init__(self, head: bytes, stream: BinaryIO) -> None:
+        self._head, self._stream = io.BytesIO(head), stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:
+        piece = self._head.read(len(buffer)) or self._stream.read(len(buffer))
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 def _turn_round(body: bytes, feature: str) -> bytes:

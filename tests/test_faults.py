@@ -1,5 +1,6 @@
 """Each fault does what the catalogue says, to /predict alone."""
 
+import http.client
 import io
 import json
 import math
@@ -8,10 +9,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
+from werkzeug.wrappers import Request
 
-from deploylab import faults
+from deploylab import faults, servers
+
+TINY = str(Path(__file__).with_name("tiny_service.py"))
 
 
 def echo(environ: dict, start_response: Callable) -> list[bytes]:
@@ -110,6 +115,82 @@ def test_skewed_turns_its_feature_round(value: float, seen: float):
 def test_skewed_passes_on_what_it_cannot_turn(body: bytes):
     app = faults.wrap(echo, {"skewed": {"feature": "popup_window"}})
     assert ask(app, body) == (200, body)
+
+
+def stream(environ: dict, start_response: Callable) -> list[bytes]:
+    """A WSGI app that answers with all that its input holds, as Flask reads it."""
+    said = Request(environ).get_data(), environ.get("CONTENT_LENGTH", "none")
+    start_response("200 OK", [("Length", said[1])])
+    return [said[0]]
+
+
+def ask_in_chunks(app: Callable, body: bytes) -> tuple[bytes, str]:
+    """Body and ``CONTENT_LENGTH`` that the app saw of a chunked request."""
+
+    class Pieces(io.RawIOBase):  # may return less than it is asked for
+        def __init__(self) -> None:
+            self.left = body
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, buffer: bytearray) -> int:
+            n = min(len(buffer), 1000, len(self.left))
+            buffer[:n], self.left = self.left[:n], self.left[n:]
+            return n
+
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": "/predict",
+        "HTTP_TRANSFER_ENCODING": "chunked",
+        "wsgi.input": Pieces(),
+        "wsgi.input_terminated": True,
+    }
+    said = []
+    answer = b"".join(app(environ, lambda status, headers: said.extend(headers)))
+    return answer, said[0][1]
+
+
+def test_skewed_turns_a_chunked_body_round():
+    app = faults.wrap(stream, {"skewed": {"feature": "f"}})
+    body = b'{"f": 1, "pad": "' + b"x" * 5_000 + b'"}'
+    answer, length = ask_in_chunks(app, body)
+    assert answer == body.replace(b'"f": 1', b'"f": 0')
+    assert length == str(len(answer))
+
+
+def test_skewed_passes_on_a_long_chunked_body_whole():
+    app = faults.wrap(stream, {"skewed": {"feature": "f"}})
+    body = b'{"f": 1, "pad": "' + bytes(range(48, 58)) * 20_000 + b'"}'
+    assert ask_in_chunks(app, body) == (body, "none")
+
+
+def test_skewed_reads_no_input_whose_end_it_cannot_know():
+    """Without a length, and where the server does not end it, a read would hang."""
+    app = faults.wrap(lambda e, s: [], {"skewed": {"feature": "f"}})
+    environ = {"PATH_INFO": "/predict", "HTTP_TRANSFER_ENCODING": "chunked"}
+    assert app(environ | {"wsgi.input": None}, None) == []
+
+
+@pytest.mark.slow
+def test_a_server_skews_whatever_way_the_body_comes():
+    spec = {"skewed": {"feature": "f"}}
+    with servers.start(None, f"{TINY}:at_once", faults=spec) as server:
+        client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        headers = {"Content-Type": "application/json"}
+        for chunked in [False, True] * 2:
+            body = iter([b'{"f"', b": 1}"]) if chunked else b'{"f": 1}'
+            client.request("POST", "/predict", body, headers)
+            answer = client.getresponse()
+            assert json.loads(answer.read())["asked"] == {"f": 0}
+            assert answer.headers["Connection"] != "close"
+        # Longer than the fault reads, shorter than the service refuses: untouched.
+        pad = "x" * 200_000
+        body = iter([b'{"f": 1, "pad": "', pad.encode(), b'"}'])
+        client.request("POST", "/predict", body, headers)
+        answer = client.getresponse()
+        assert json.loads(answer.read())["asked"] == {"f": 1, "pad": pad}
+        client.close()
 
 
 @pytest.mark.parametrize("length", ["", "x", "-5"])
