@@ -7,10 +7,12 @@ touches ``/predict`` alone: the version stays healthy and ready to all who only 
 that.
 """
 
+import hashlib
 import io
 import json
 import math
 import os
+import secrets
 import sys
 import threading
 import time
@@ -36,16 +38,22 @@ def slow(app: Callable, extra_s: float = 0.1) -> Callable:
     return wsgi
 
 
-def flaky(app: Callable, error_rate: float = 0.05, seed: int = 0) -> Callable:
+def flaky(
+    app: Callable, error_rate: float = 0.05, seed: int = 0, nonce: int | None = None
+) -> Callable:
     """Answer 500 to a share `error_rate` of the requests, independently.
 
-    Which ones is a fixed function of `seed` and of the request's number in its
-    worker process, so the same run fails the same way.
+    Which ones is a fixed function of `seed`, `nonce` and the request's number in its
+    process. By default the nonce is drawn here, and every worker process wraps for
+    itself, so two workers, or a worker and the one that replaces it, do not fail
+    together; with a given nonce the same run fails the same way.
     """
+    # Not the process id: in containers, many processes have the same one.
+    nonce = secrets.randbits(64) if nonce is None else nonce
     next_number = _counter()
 
     def wsgi(environ: dict, start_response: Callable) -> Iterable[bytes]:
-        if _uniform(seed, next_number()) >= error_rate:
+        if _uniform(seed, nonce, next_number()) >= error_rate:
             return app(environ, start_response)
         body = b'{"error": "internal error (fault: flaky)"}\n'
         headers = [
@@ -164,8 +172,13 @@ def check(spec: Mapping[str, Mapping]) -> dict[str, dict]:
     return {name: dict(parameters) for name, parameters in spec.items()}
 
 
-def wrap(app: Callable, spec: Mapping[str, Mapping]) -> Callable:
+def wrap(
+    app: Callable, spec: Mapping[str, Mapping], nonce: int | None = None
+) -> Callable:
     """Put the faults of `spec` around a WSGI app, the first one innermost.
+
+    nonce: what tells this process from others that serve the same version; by
+        default a random number. Give one to have chance repeat itself (``flaky``).
 
     Only requests to ``/predict`` meet them. ``dies-loading`` ends this process at
     once and ``dies-serving`` later: wrap with them in a server, not in a notebook.
@@ -173,7 +186,8 @@ def wrap(app: Callable, spec: Mapping[str, Mapping]) -> Callable:
     """
     broken = app
     for name, parameters in check(spec).items():
-        broken = FAULTS[name](broken, **parameters)
+        chance = {"nonce": nonce} if name == "flaky" else {}
+        broken = FAULTS[name](broken, **parameters, **chance)
     if broken is app:
         return app
 
@@ -264,10 +278,7 @@ def _counter() -> Callable[[], int]:
     return next_number
 
 
-def _uniform(seed: int, number: int) -> float:
-    """A number in [0, 1) that depends on `seed` and `number` alone (SplitMix64)."""
-    mask = (1 << 64) - 1
-    z = (seed * 0xD1342543DE82EF95 + (number + 1) * 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return (z ^ (z >> 31)) / 2**64
+def _uniform(*key: int) -> float:
+    """A number in [0, 1) that depends on `key` alone; other keys, independent ones."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53  # as many bits as a float holds

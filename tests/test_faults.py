@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -47,32 +47,71 @@ def test_no_fault_leaves_the_app_as_it_is():
     assert faults.wrap(echo, {}) is echo
 
 
-def test_flaky_fails_the_share_it_names_and_the_same_requests_each_time():
-    spec = {"flaky": {"error_rate": 0.05}}
-    first = statuses(faults.wrap(echo, spec), 20_000)
-    assert first == statuses(faults.wrap(echo, spec), 20_000)
-    # A fixed sequence, so no luck; that it is near the share is what is claimed:
-    # within five standard deviations of a binomial.
-    sd = math.sqrt(20_000 * 0.05 * 0.95)
-    assert abs(first.count(500) - 1000) < 5 * sd
-    assert set(first) == {200, 500}
-
-
-def test_flaky_errors_are_spread_as_independent_ones_are():
-    failed = [s == 500 for s in statuses(faults.wrap(echo, FLAKY_HALF), 20_000)]
-    # Runs in 20,000 fair coin tosses: mean n/2, standard deviation sqrt(n)/2.
-    runs = 1 + sum(a != b for a, b in pairwise(failed))
-    assert abs(runs - 10_000) < 5 * math.sqrt(20_000) / 2
-
-
 FLAKY_HALF = {"flaky": {"error_rate": 0.5}}
 
 
-def test_flaky_with_another_seed_fails_other_requests():
-    other = {"flaky": {"error_rate": 0.5, "seed": 1}}
-    assert statuses(faults.wrap(echo, FLAKY_HALF), 100) != statuses(
-        faults.wrap(echo, other), 100
-    )
+def failures(error_rate: float, nonce: int | None, n: int, seed: int = 0) -> list[bool]:
+    """Which of the first `n` requests to one process fail."""
+    spec = {"flaky": {"error_rate": error_rate, "seed": seed}}
+    return [status == 500 for status in statuses(faults.wrap(echo, spec, nonce), n)]
+
+
+# The statistical tests below have fixed seeds and nonces, so they never fail by luck;
+# a right generator misses one bound of six standard deviations with chance 2e-9, and
+# any of all these bounds (fewer than 50) with chance below 1e-7.
+
+
+@pytest.mark.parametrize("nonce", range(8))
+def test_flaky_fails_the_share_it_names(nonce: int):
+    n, rate = 20_000, 0.05
+    failed = failures(rate, nonce, n)
+    assert abs(sum(failed) - n * rate) < 6 * math.sqrt(n * rate * (1 - rate))
+
+
+def test_flaky_errors_are_spread_as_independent_ones_are():
+    failed = failures(0.5, nonce=1, n=20_000)
+    # Runs in 20,000 fair coin tosses: mean n/2, standard deviation sqrt(n)/2.
+    runs = 1 + sum(a != b for a, b in pairwise(failed))
+    assert abs(runs - 10_000) < 6 * math.sqrt(20_000) / 2
+
+
+@pytest.mark.parametrize("lag", [0, 1])
+def test_flaky_processes_fail_independently(lag: int):
+    """Two workers, or a worker and the one that replaces it, share no sequence."""
+    n = 5_000
+    of_process = [failures(0.5, nonce, n + lag) for nonce in range(5)]
+    for one, other in combinations(of_process, 2):
+        agree = sum(a == b for a, b in zip(one[lag:], other[:n], strict=True))
+        assert abs(agree - n / 2) < 6 * math.sqrt(n) / 2
+
+
+def test_flaky_repeats_itself_where_the_nonce_is_fixed():
+    assert failures(0.5, nonce=1, n=200) == failures(0.5, nonce=1, n=200)
+    assert failures(0.5, nonce=1, n=200) != failures(0.5, nonce=1, n=200, seed=1)
+
+
+def test_flaky_repeats_itself_nowhere_else():
+    # That two right sequences of 200 tosses are equal has chance 2 ** -200.
+    assert failures(0.5, None, 200) != failures(0.5, None, 200)
+
+
+@pytest.mark.slow
+def test_a_restarted_flaky_server_fails_other_requests():
+    runs = []
+    for _ in range(2):
+        with servers.start(None, f"{TINY}:at_once", faults=FLAKY_HALF) as server:
+            client = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+            said = []
+            for _ in range(200):
+                headers = {"Content-Type": "application/json"}
+                client.request("POST", "/predict", b"{}", headers)
+                answer = client.getresponse()
+                answer.read()
+                said.append(answer.status)
+            client.close()
+        assert set(said) == {200, 500}
+        runs.append(said)
+    assert runs[0] != runs[1]  # equal by luck: 2 ** -200
 
 
 @pytest.mark.parametrize(("rate", "status"), [(0, 200), (0.0, 200), (1, 500)])
