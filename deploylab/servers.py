@@ -30,7 +30,7 @@ from typing import IO, ClassVar
 
 import psutil
 
-from deploylab import ROOT
+from deploylab import ROOT, artifacts
 from deploylab import faults as fault_catalogue
 
 PHISHING_SERVICE = "book/listings/phishing_service.py:create_app"
@@ -132,6 +132,8 @@ class Server:
     """
 
     name = "server"
+    version: str | None = None
+    digest: str | None = None
 
     def __init__(self, port: int, ready_path: str) -> None:
         self.port = port
@@ -377,14 +379,19 @@ class Server:
 class ModelServer(Server):
     """A `Server` that is a gunicorn with `deploylab.worker` in it.
 
-    workers: how many worker processes it keeps.
+    workers: how many worker processes it keeps; version, digest: of the artifact it
+    serves, as its folder said at the start; None without an artifact.
     """
 
     name = "model server"
 
-    def __init__(self, port: int, workers: int) -> None:
+    def __init__(
+        self, port: int, workers: int, version: str | None, digest: str | None
+    ) -> None:
         super().__init__(port, "/ready")
         self.workers = workers
+        self.version = version
+        self.digest = digest
         self._ready_pids: set[int] = set()
         self._draining_pids: set[int] = set()
 
@@ -502,6 +509,14 @@ def start(
     `linger_s`; later ones are refused. Elsewhere than on Linux there is a gap of some
     microseconds in which a new connection is reset before its request is read.
 
+    A server is one version for as long as it runs: a worker that finds another digest
+    in the artifact's folder does not load it. Every answer names the version and the
+    first 12 digits of its digest, in ``X-Model-Version`` and ``X-Model-Digest``.
+
+    A worker that ends is replaced. When three in a row end before they are ready, the
+    server ends, unless another of its workers is ready: then that one serves on, and
+    the attempts go on ever later, at least every 15 s.
+
     Raises ServerError (and its kinds PortTaken, ServerDied, ServerNotReady).
     """
     if artifact is not None and not Path(artifact).exists():
@@ -514,11 +529,16 @@ def start(
             f"a server needs at least one worker and one thread, not {workers} and "
             f"{threads}"
         )
+    described = _describe(artifact)
+    version = described.version if described else None
+    digest = described.digest if described else None
     if faults is None:
-        faults = _faults_of(artifact)
+        faults = described.faults if described else {}
     spec = {
         "app": _find_app(app),
         "artifact": str(Path(artifact).resolve()) if artifact is not None else None,
+        "version": version,
+        "digest": digest,
         "workers": workers,
         "threads": threads,
         "faults": fault_catalogue.check(faults),
@@ -534,7 +554,7 @@ def start(
         # of a request keeps a thread of the server for good.
         patience = struct.pack("ll", int(READ_TIMEOUT_S), int(READ_TIMEOUT_S % 1 * 1e6))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
-        server = ModelServer(listener.getsockname()[1], workers)
+        server = ModelServer(listener.getsockname()[1], workers, version, digest)
         _own(
             server,
             [
@@ -706,14 +726,14 @@ def _is_taken(port: int) -> bool:
     return False
 
 
-def _faults_of(artifact: str | Path | None) -> dict:
-    """The faults that the artifact's manifest names; none without a manifest."""
+def _describe(artifact: str | Path | None) -> artifacts.Artifact | None:
+    """What the artifact's manifest says; None without one."""
     if artifact is None:
-        return {}
+        return None
     try:
-        return json.loads((Path(artifact) / "manifest.json").read_text())["faults"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # the service says what is wrong with the artifact
+        return artifacts.read(artifact)
+    except artifacts.ArtifactError:
+        return None  # the app may not need one; if it does, it says what is wrong
 
 
 def _find_app(app: str) -> str:

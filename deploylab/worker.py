@@ -24,6 +24,7 @@ import ctypes
 import importlib
 import importlib.util
 import json
+import logging
 import mmap
 import os
 import selectors
@@ -48,8 +49,11 @@ _LIFE, _DRAIN, _STATUS = (_SPEC.get(name, -1) for name in ("life", "drain", "sta
 # A connection that stays silent this long after the server was told to end is
 # closed. A client that has just got an answer has had time to ask again.
 LINGER_S = _SPEC.get("linger_s", 0.5)
-# This many workers in a row that end before they are ready end the server.
+# This many workers in a row that end before they are ready end the server, unless
+# another worker is ready. Then the next attempts wait, twice as long each time.
 CRASH_LOOP = 3
+FIRST_WAIT_S = 0.25
+LONGEST_WAIT_S = 15.0
 
 bind = f"fd://{_SPEC.get('listen', 0)}"
 workers = _SPEC.get("workers", 1)
@@ -83,7 +87,10 @@ def build() -> Callable:
     """The WSGI application of this server: factory, faults, draining."""
     app = load_factory(_SPEC["app"])
     app = app(_SPEC["artifact"]) if _SPEC.get("artifact") else app()
-    return drainable(faults.wrap(app, _SPEC.get("faults") or {}))
+    app = drainable(faults.wrap(app, _SPEC.get("faults") or {}))
+    if _SPEC.get("digest") is None:
+        return app
+    return stamped(app, _SPEC["version"], _SPEC["digest"])
 
 
 def load_factory(app: str) -> Callable:
@@ -98,6 +105,59 @@ def load_factory(app: str) -> Callable:
     else:
         module = importlib.import_module(module_name)
     return getattr(module, factory)
+
+
+def stamped(app: Callable, version: str, digest: str) -> Callable:
+    """Wrap a WSGI app: every answer names its version, whoever has made it.
+
+    It adds the headers ``X-Model-Version`` and ``X-Model-Digest`` (first 12 digits)
+    where the app has not set them, and answers 500 for an app that raises: what
+    judges versions by their answers must know whose an error is.
+    """
+    stamp = {"X-Model-Version": version, "X-Model-Digest": digest[:12]}
+
+    def wsgi(environ: dict, start_response: Callable) -> Iterable[bytes]:
+        def start(status: str, headers: list, exc_info: tuple | None = None):
+            present = {name.lower() for name, _ in headers}
+            mine = [pair for pair in stamp.items() if pair[0].lower() not in present]
+            return start_response(status, [*headers, *mine], exc_info)
+
+        try:
+            return app(environ, start)
+        except Exception:
+            logging.getLogger("gunicorn.error").exception("The app has raised")
+            body = b'{"error": "internal error"}\n'
+            headers = [
+                ("Content-Type", "application/json"),
+                ("Content-Length", str(len(body))),
+            ]
+            # With exc_info it replaces an answer that has been begun, if not sent.
+            start("500 Internal Server Error", headers, sys.exc_info())
+            return [body]
+
+    return wsgi
+
+
+def other_version() -> str | None:
+    """What is wrong with the folder if it holds another version than at the start.
+
+    A running server is one version: a worker that is replaced must not bring in what
+    somebody has saved over it. None if all is well.
+    """
+    if (digest := _SPEC.get("digest")) is None:
+        return None
+    folder = Path(_SPEC["artifact"])
+    try:
+        found = json.loads((folder / "manifest.json").read_bytes())["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = f"none that can be read ({error!r})"
+    if found == digest:
+        return None
+    return (
+        f"This server serves version {_SPEC['version']} with digest {digest}, but "
+        f"{folder} now holds digest {found}. Save each version into its own folder, "
+        "and start a server for it."
+    )
 
 
 def drainable(app: Callable) -> Callable:
@@ -171,6 +231,13 @@ class Worker(gthread.ThreadWorker):
     def leaves_connections_to_others(self) -> bool:
         """Whether it is loading while another worker is there to serve."""
         return self.has_ready_sibling and not self.was_ready[0]
+
+    def load_wsgi(self) -> None:
+        """Load the app, unless its folder holds another version by now."""
+        if wrong := other_version():
+            self.log.error(wrong)
+            sys.exit(1)
+        super().load_wsgi()
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Take SIGTERM: begin to end (runs in the main thread)."""
@@ -252,11 +319,11 @@ def _refuse_newcomers(listener: socket.socket) -> None:
     """Let no connection to a listening socket begin any more, before it is closed.
 
     The filter is the socket's, which master and workers share, so it is for the
-    master alone, and for when the whole server ends. Otherwise a connection that is made between the last look at the queue and the
-    close is reset, though its client has been told that it is connected. On Linux a
-    packet filter drops the packets that begin a connection; their senders try again,
-    find the socket closed, and are refused. Elsewhere the gap of some microseconds
-    remains.
+    master alone, and for when the whole server ends. Otherwise a connection that is
+    made between the last look at the queue and the close is reset, though its client
+    has been told that it is connected. On Linux a packet filter drops the packets
+    that begin a connection; their senders try again, find the socket closed, and are
+    refused. Elsewhere the gap of some microseconds remains.
     """
     so_attach_filter = 26
     drop_syn = (
@@ -289,6 +356,9 @@ def on_starting(arbiter: object) -> None:
     for fd in (_LIFE, _DRAIN, _STATUS):
         os.set_inheritable(fd, False)
     os.set_blocking(_STATUS, False)
+    # gunicorn ends the whole server when a worker exits with one of these codes. That
+    # is for `child_exit` to decide, who looks at the other workers first.
+    arbiter.WORKER_BOOT_ERROR = arbiter.APP_LOAD_ERROR = -1
     # Held open by the master alone, for its workers to see it end.
     _master["read"], _master["write"] = os.pipe()
     _watch({_LIFE: _end_group})
@@ -314,9 +384,15 @@ def post_fork(arbiter: object, worker: Worker) -> None:
     # Until the worker has its own handlers, the master's would swallow this.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.close(_master["write"])
-    siblings = arbiter.WORKERS.values()
-    worker.has_ready_sibling = any(sibling.was_ready[0] for sibling in siblings)
+    del arbiter.WORKER_BOOT_ERROR, arbiter.APP_LOAD_ERROR  # gunicorn's own again
+    siblings = list(arbiter.WORKERS.values())
+    worker.has_ready_sibling = _any_ready(siblings)
     _watch({_LIFE: _end_group, _master["read"]: _end_group, _DRAIN: _drain})
+    # The master must go on meanwhile; so it is the new worker that waits.
+    wait_until = time.monotonic() + _wait_s()
+    while time.monotonic() < wait_until and _any_ready(siblings):
+        worker.notify()
+        time.sleep(0.05)
 
 
 def post_worker_init(worker: Worker) -> None:
@@ -328,6 +404,10 @@ def post_worker_init(worker: Worker) -> None:
                 worker.log.error("The app says that its model cannot be loaded.")
                 os._exit(1)
             time.sleep(0.01)
+        # Once more: it may have been saved over while the app was reading it.
+        if wrong := other_version():
+            worker.log.error(wrong)
+            os._exit(1)
         worker.was_ready[0] = 1
         worker.method_queue.defer(lambda: None)  # wakes the loop
         worker.log.info("Worker is ready (pid: %s)", worker.pid)
@@ -337,17 +417,32 @@ def post_worker_init(worker: Worker) -> None:
 
 
 def child_exit(arbiter: object, worker: Worker) -> None:
-    """Master, after a worker has ended: tell the owner, and stop a crash loop."""
+    """Master, after a worker has ended: tell the owner, and stop a crash loop.
+
+    While another worker is ready, the server serves on, and tries again ever later.
+    """
     report("exit", worker.pid)
     if worker.was_ready[0]:
+        worker.was_ready[0] = 0  # its siblings see it too
         _master["failed_loads"] = 0
         return
+    if not arbiter.LISTENERS:
+        return  # the server is ending
     _master["failed_loads"] += 1
-    stopping = not arbiter.LISTENERS
-    if _master["failed_loads"] == CRASH_LOOP and not stopping:
+    n_ready = sum(sibling.was_ready[0] for sibling in arbiter.WORKERS.values())
+    if n_ready:
+        arbiter.log.error(
+            "A worker ended before it was ready, see above; %s failed loads in a row. "
+            "%s ready %s on; next load in %.3g s.",
+            _master["failed_loads"],
+            n_ready,
+            "worker serves" if n_ready == 1 else "workers serve",
+            _wait_s(),
+        )
+    elif _master["failed_loads"] >= CRASH_LOOP:
         raise HaltServer(
             f"Crash loop: {CRASH_LOOP} workers in a row ended before they were ready.",
-            arbiter.WORKER_BOOT_ERROR,
+            type(arbiter).WORKER_BOOT_ERROR,
         )
 
 
@@ -364,6 +459,17 @@ def report(event: str, pid: int | None = None) -> None:
     # That the owner is gone or reads nothing is no reason to stop serving.
     with contextlib.suppress(OSError):
         os.write(_STATUS, f"{event} {pid or os.getpid()}\n".encode())
+
+
+def _any_ready(workers: Iterable[Worker]) -> bool:
+    return any(worker.was_ready[0] for worker in workers)
+
+
+def _wait_s() -> float:
+    """How long the next worker waits before it loads, if another one is ready."""
+    if not (failed := _master["failed_loads"]):
+        return 0.0
+    return min(FIRST_WAIT_S * 2 ** min(failed - 1, 20), LONGEST_WAIT_S)
 
 
 def _watch(on_end: dict[int, Callable[[], None]]) -> None:

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flask import Flask, request
@@ -126,6 +127,29 @@ def fails_later(artifact: str) -> Flask:
             raise RuntimeError("the artifact has gone")
 
     return make(load)
+
+
+def raises_later(artifact: str) -> Flask:
+    """As `fails_later`, but the factory itself raises."""
+    if (Path(artifact) / "gone").exists():
+        raise RuntimeError("the artifact has gone")
+    return make(lambda: None)
+
+
+def raises_when_asked(artifact: str) -> Callable:
+    """A WSGI app that raises on `/predict`, and names a version on `/named`."""
+    app = make(lambda: None)
+
+    @app.get("/named")
+    def named():
+        return {}, {"X-Model-Version": "of the app"}
+
+    def wsgi(environ: dict, start_response: Callable) -> Iterable[bytes]:
+        if environ["PATH_INFO"] == "/predict":
+            raise RuntimeError("no answer")
+        return app(environ, start_response)
+
+    return wsgi
 
 
 def slow_to_come_back(artifact: str) -> Flask:
