@@ -180,8 +180,9 @@ def wrap(
     nonce: what tells this process from others that serve the same version; by
         default a random number. Give one to have chance repeat itself (``flaky``).
 
-    Only requests to ``/predict`` meet them. ``dies-loading`` ends this process at
-    once and ``dies-serving`` later: wrap with them in a server, not in a notebook.
+    Only requests to paths that end with ``/predict`` meet them. ``dies-loading`` ends
+    this process at once and ``dies-serving`` later: wrap with them in a server, not
+    in a notebook.
     Raises FaultError.
     """
     broken = app
@@ -192,7 +193,7 @@ def wrap(
         return app
 
     def wsgi(environ: dict, start_response: Callable) -> Iterable[bytes]:
-        meets = environ.get("PATH_INFO") == "/predict"
+        meets = environ.get("PATH_INFO", "").endswith("/predict")
         return (broken if meets else app)(environ, start_response)
 
     return wsgi

@@ -251,6 +251,25 @@ def test_faults_touch_nothing_but_predict(spec: dict):
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "meets"),
+    [
+        ("/predict", True),
+        ("/v2/predict", True),
+        ("/models/v2/predict", True),
+        ("/predict/", False),
+        ("/predict/all", False),
+        ("/unpredict", False),
+        ("predict", False),
+        ("/", False),
+        ("", False),
+    ],
+)
+def test_faults_touch_every_path_that_ends_with_predict(path: str, meets: bool):
+    app = faults.wrap(echo, {"flaky": {"error_rate": 1}})
+    assert ask(app, path=path)[0] == (500 if meets else 200)
+
+
 def test_faults_compose():
     spec = {"skewed": {"feature": "f"}, "flaky": {"error_rate": 0.5}}
     app = faults.wrap(echo, spec)
