@@ -142,6 +142,9 @@ class Server:
         self._ready_path = ready_path
         self._was_ready = False
         self._draining = False
+        self._lost_worker = False  # while it was ending
+        self._obstacle: ServerError | None = None
+        self._result: bool | None = None  # of the first stop()
         self._status_tail = b""
         self._last_words: str | None = None  # set once it has been stopped
         self._stopping = threading.Lock()
@@ -162,7 +165,7 @@ class Server:
                 "name a folder on another one."
             ) from error
         try:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -176,25 +179,28 @@ class Server:
         except OSError as error:
             log.close()
             raise ServerError(f"cannot start {command[0]}: {error}") from error
-        self.pid = self._process.pid
+        self._group = _Group(process)
+        self.pid = process.pid
         self._log = log
         self._finalizer = weakref.finalize(
-            self, _end, self._process, self._life, self._drain, self._status, log
+            self, _end, self._group, self._life, self._drain, self._status, log
         )
 
     # -- asking
 
     @property
     def state(self) -> str:
-        """One of ``starting``, ``ready``, ``draining`` and ``stopped``."""
+        """What it is now; reading it never raises.
+
+        ``starting``: none of its workers is ready, or none is any more; ``degraded``:
+        one is and another is not; ``ready``: all are; ``draining``; ``stopped``.
+        """
         self._take_events()
         if self._ended():
             return "stopped"
-        ready = self._all_ready()
-        self._was_ready |= ready
-        if self._draining:
-            return "draining"
-        return "ready" if ready else "starting"
+        readiness = self._readiness()
+        self._was_ready |= readiness != "starting"
+        return "draining" if self._draining else readiness
 
     def health(self) -> bool:
         """Whether ``GET /health`` answers 200."""
@@ -212,7 +218,7 @@ class Server:
 
     def processes(self) -> list[int]:
         """Process ids of the server, its leader first."""
-        return [process.pid for process in self._processes()]
+        return [process.pid for process in self._group.members()]
 
     def memory_mib(self) -> float:
         """Memory of all its processes in MiB; shared pages count once.
@@ -220,7 +226,7 @@ class Server:
         On Linux the proportional set size; elsewhere what each process has alone.
         """
         total_bytes = 0
-        for process in self._processes():
+        for process in self._group.members():
             try:
                 memory = process.memory_full_info()
             except psutil.Error:
@@ -239,55 +245,68 @@ class Server:
     # -- waiting
 
     def wait_ready(self, timeout_s: float = 30) -> None:
-        """Wait until it is ready; if it does not get there, stop it and say why.
+        """Wait until it is ready, all of it; say why if it does not get there.
 
-        Raises ServerDied, ServerNotReady.
+        It only waits: a server that is not ready in time goes on as it is.
+        Raises ServerDied, ServerNotReady, PortTaken.
         """
         deadline = time.monotonic() + timeout_s
-        try:
-            while self.state == "starting":
-                if time.monotonic() > deadline:
-                    raise self._not_ready(timeout_s)
-                time.sleep(_POLL_S)
-            if self.state == "stopped":
-                raise self._died("died while loading")
-        except BaseException:
-            self.stop(grace_s=0)
-            raise
+        while (state := self.state) in ("starting", "degraded"):
+            if self._obstacle is not None:
+                raise self._obstacle
+            if time.monotonic() > deadline:
+                raise self._not_ready(timeout_s)
+            time.sleep(_POLL_S)
+        if state == "stopped":
+            raise self._died("died while loading")
 
     # -- ending
 
     def stop(self, grace_s: float = 10) -> bool:
         """End the server: SIGTERM, then after `grace_s` seconds SIGKILL to the group.
 
-        Returns whether it ended in time and in good order, having answered all it
-        had taken; false for one that had died before. Stopping a stopped server does
-        nothing. The last lines of the log stay readable.
+        Returns whether it ended by itself, in time, with exit code 0, and without
+        losing a worker on the way: then it has answered all that it had taken. A
+        later call does nothing and returns the same. The last lines of the log stay
+        readable.
         """
         with self._stopping:
-            if self._last_words is not None:
-                return True
+            if self._result is not None:
+                return self._result
+            self._result = False
             try:
-                return self._end_politely(grace_s)
+                self._result = self._end_politely(grace_s)
+                return self._result
             finally:
-                _kill_group(self._process)
+                self._group.kill()
                 self._life.release()
                 with self._reading:
                     self._take_events()
                     self._last_words = self._read_log()
                     self._finalizer()
 
+    def drain(self, timeout_s: float = 5) -> bool:
+        """Stop being ready, and go on serving; return whether that is confirmed.
+
+        A server that is not one of ours knows no such order: nothing happens, and
+        the answer is False. See `ModelServer.drain`.
+        """
+        return False
+
     def _end_politely(self, grace_s: float) -> bool:
-        if self._ended():
-            return self._code() == 0
-        if grace_s <= 0 or (self.state == "starting" and not self._was_ready):
-            return False  # nobody was promised an answer
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
+        deadline = time.monotonic() + grace_s
+        if not self._ended():
+            state = self.state
+            if grace_s <= 0 or (state == "starting" and not self._was_ready):
+                return False  # nobody was promised an answer
+            if state in ("ready", "degraded"):
+                self.drain(min(5, grace_s / 2))
+            self._group.terminate()
+            while not self._ended():
+                if time.monotonic() > deadline:
+                    return False
+                time.sleep(_POLL_S)
+        return self._code() == 0 and not self._lost_worker
 
     def __enter__(self) -> "Server":
         return self
@@ -300,7 +319,7 @@ class Server:
 
     # -- plumbing
 
-    def _all_ready(self) -> bool:
+    def _readiness(self) -> str:
         raise NotImplementedError
 
     def _event(self, event: str, value: int) -> None:
@@ -308,13 +327,13 @@ class Server:
 
     def _code(self) -> int | None:
         self._take_events()
-        return self._process.poll() if self.exit_code is None else self.exit_code
+        return self._group.exit_code() if self.exit_code is None else self.exit_code
 
     def _cause(self) -> int | None:
         return self._code()
 
     def _ended(self) -> bool:
-        return self._process.poll() is not None
+        return not self._group.lives()
 
     def _take_events(self) -> None:
         """Read what the server has reported since the last look."""
@@ -346,13 +365,6 @@ class Server:
         finally:
             connection.close()
 
-    def _processes(self) -> list[psutil.Process]:
-        try:
-            leader = psutil.Process(self.pid)
-            return [leader, *leader.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
-
     def _died(self, what: str) -> ServerDied:
         code = self._cause()
         how = f"exit code {code}" if code is None or code >= 0 else _signal_name(-code)
@@ -366,7 +378,7 @@ class Server:
     def _not_ready(self, timeout_s: float) -> ServerNotReady:
         return ServerNotReady(
             f"the {self.name} on port {self.port} was not ready within {timeout_s:g} "
-            f"s, and was stopped.{self._quote()}\n"
+            f"s.{self._quote()}\n"
             f"What next: if the model only loads slowly, give a larger timeout_s; if "
             f"not, see why GET {self._ready_path} does not answer 200."
         )
@@ -400,39 +412,45 @@ class ModelServer(Server):
         self._take_events()
         return sorted(self._ready_pids)
 
-    def drain(self) -> None:
+    def drain(self, timeout_s: float = 5) -> bool:
         """Stop being ready, and go on serving.
 
         From the return of this call on, ``GET /ready`` answers 503 and every answer
         closes its connection; new connections are still served, until `stop()`.
         This is what a router needs: it sees the 503 and sends its traffic
         elsewhere before anything is refused.
+
+        Returns False if not every worker has confirmed it within `timeout_s`; the
+        order stands, and another call waits for it again.
         """
         self._draining = True
         self._drain.release()
-        deadline = time.monotonic() + 5
-        while self._ready_pids - self._draining_pids and time.monotonic() < deadline:
-            if self._ended():
-                return
-            time.sleep(_POLL_S)
+        deadline = time.monotonic() + timeout_s
+        while not self._ended():
             self._take_events()
+            if not self._ready_pids - self._draining_pids:
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        return False
 
-    def _end_politely(self, grace_s: float) -> bool:
-        if grace_s > 0 and self.state == "ready":
-            self.drain()
-        return super()._end_politely(grace_s)
-
-    def _all_ready(self) -> bool:
-        return len(self._ready_pids) >= self.workers
+    def _readiness(self) -> str:
+        if len(self._ready_pids) >= self.workers:
+            return "ready"
+        return "degraded" if self._ready_pids else "starting"
 
     def _event(self, event: str, value: int) -> None:
-        if event == "exit":
+        if event == "ready":
+            self._ready_pids.add(value)
+        elif event == "draining":
+            self._draining_pids.add(value)
+        elif event == "ending":
+            self._draining = True
+        else:
+            self._lost_worker |= event == "crash" and self._draining
             self._ready_pids.discard(value)
             self._draining_pids.discard(value)
-        else:
-            {"ready": self._ready_pids, "draining": self._draining_pids}[event].add(
-                value
-            )
 
     def _cause(self) -> int | None:
         code = self._code()
@@ -446,35 +464,40 @@ class ModelServer(Server):
 class CommandServer(Server):
     """A `Server` that is any command, run by `deploylab.watchdog`."""
 
-    def _all_ready(self) -> bool:
-        if self._was_ready:
-            return True
+    def __init__(self, port: int, ready_path: str) -> None:
+        super().__init__(port, ready_path)
+        self._owns_port = False
+
+    def _readiness(self) -> str:
         if self._get(self._ready_path, timeout_s=1) != 200:
-            return False
-        self._check_port()
-        return True
+            return "starting"
+        if not self._owns_port:
+            self._obstacle = self._stranger_on_port()
+            self._owns_port = self._obstacle is None
+        return "ready" if self._owns_port else "starting"
 
     def _event(self, event: str, value: int) -> None:
         self.exit_code = value
 
-    def _check_port(self) -> None:
-        """Make sure that it is this server that answers on the port."""
+    def _stranger_on_port(self) -> PortTaken | None:
+        """The error if it is another process that answers on the port."""
         try:
             ports = {
                 connection.laddr.port
-                for process in self._processes()
+                for process in self._group.members()
                 for connection in process.net_connections("tcp")
                 if connection.status == psutil.CONN_LISTEN
             }
         except psutil.Error:
-            return  # the system does not tell; then there is nothing to hold against it
-        if self.port not in ports:
-            raise PortTaken(
-                f"port {self.port} is answered by another process, not by the command; "
-                f"the command listens on {sorted(ports) or 'no port'}. "
-                "It must listen on 127.0.0.1 and the port in the environment variable "
-                "PORT."
-            )
+            return None  # the system does not tell; nothing to hold against it
+        if self.port in ports:
+            return None
+        return PortTaken(
+            f"port {self.port} is answered by another process, not by the command; "
+            f"the command listens on {sorted(ports) or 'no port'}. "
+            "It must listen on 127.0.0.1 and the port in the environment variable "
+            "PORT."
+        )
 
 
 def start(
@@ -572,7 +595,7 @@ def start(
         # From here on a dead server refuses connections, and does not let them hang.
         listener.close()
     if wait:
-        server.wait_ready(timeout_s)
+        _wait_or_stop(server, timeout_s)
     return server
 
 
@@ -613,12 +636,21 @@ def run(
         if not wait:
             return server
         try:
-            server.wait_ready(timeout_s)
+            _wait_or_stop(server, timeout_s)
             return server
         except (PortTaken, ServerDied):
             if port or attempt == 3 or not _is_taken(chosen):
                 raise
     raise AssertionError("not reached")
+
+
+def _wait_or_stop(server: Server, timeout_s: float) -> None:
+    """Wait until a new server is ready; it does not outlive that it is not."""
+    try:
+        server.wait_ready(timeout_s)
+    except BaseException:
+        server.stop(grace_s=0)
+        raise
 
 
 def environment() -> dict[str, str]:
@@ -666,34 +698,75 @@ def _own(
 
 
 def _end(
-    process: subprocess.Popen, life: _Hold, drain: _Hold, status: int, log: IO[bytes]
+    group: "_Group", life: _Hold, drain: _Hold, status: int, log: IO[bytes]
 ) -> None:
     """End a server at once, if this process is its owner (the finalizer)."""
     if life in _Hold.held:
-        _kill_group(process)
+        group.kill()
         life.release()
     drain.release()
     os.close(status)
     log.close()
 
 
-def _kill_group(process: subprocess.Popen, bound_s: float = 5) -> None:
-    members = [process.pid]
-    with suppress(psutil.Error):
-        members += [p.pid for p in psutil.Process(process.pid).children(recursive=True)]
-    # Nobody may be left; macOS says "not permitted" of a zombie.
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(bound_s)
-    deadline = time.monotonic() + bound_s
-    while any(_lives(pid) for pid in members) and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
+class _Group:
+    """A process group that this process has started, known by its leader.
+
+    A dead leader keeps its number, and its group's, until it is reaped; after that
+    both may be a stranger's. So it is reaped only once the group has been killed,
+    and what asks whether it lives does not reap it, as `Popen.poll` would.
+    """
+
+    def __init__(self, process: subprocess.Popen) -> None:
+        self._process = process
+        self._leader = psutil.Process(process.pid)  # tells reused numbers apart
+        self._lock = threading.RLock()
+
+    def lives(self) -> bool:
+        """Whether the leader does."""
+        return self._process.returncode is None and _lives(self._leader)
+
+    def members(self) -> list[psutil.Process]:
+        """The leader and its descendants; nobody once the leader is dead."""
+        try:
+            if self.lives():
+                return [self._leader, *self._leader.children(recursive=True)]
+        except psutil.Error:
+            pass
+        return []
+
+    def exit_code(self) -> int | None:
+        """The leader's; None while it lives. Ends what is left of the group."""
+        if not self.lives():
+            self.kill()
+        return self._process.returncode
+
+    def terminate(self) -> None:
+        with self._lock:
+            if self._is_ours():
+                os.kill(self._process.pid, signal.SIGTERM)
+
+    def kill(self, bound_s: float = 5) -> None:
+        with self._lock:
+            if not self._is_ours():
+                return
+            members = self.members()
+            # Nobody may be left; macOS says "not permitted" of a zombie.
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(bound_s)
+            deadline = time.monotonic() + bound_s
+            while any(map(_lives, members)) and time.monotonic() < deadline:
+                time.sleep(_POLL_S)
+
+    def _is_ours(self) -> bool:
+        return self._process.returncode is None and self._leader.is_running()
 
 
-def _lives(pid: int) -> bool:
+def _lives(process: psutil.Process) -> bool:
     try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
 

@@ -9,7 +9,8 @@ listen  the bound socket;
 life    a pipe that its owner holds open: end of file means that the owner is gone;
 drain   a pipe that its owner holds open: end of file means "take no new work";
 status  a pipe on which the server reports, one line an event: ``ready <pid>``,
-        ``draining <pid>`` and ``exit <pid>``.
+        ``draining <pid>``, ``exit <pid>`` of a worker that owed no client an answer,
+        ``crash <pid>`` of one that may have, ``ending <pid>`` of the master.
 
 End of file reaches every process that holds the reading end, however late it
 started and however its owner ended, on Linux and on macOS. A parent-death signal
@@ -257,6 +258,7 @@ class Worker(gthread.ThreadWorker):
 
     def run(self) -> None:
         """Serve until told to end, then finish what was begun."""
+        self.owes_answers[0] = 1
         self.poller.register(
             self.method_queue.fileno(),
             selectors.EVENT_READ,
@@ -295,6 +297,8 @@ class Worker(gthread.ThreadWorker):
             self.log.warning(
                 "grace time is over: %s connections cut off", self.nr_conns
             )
+        else:
+            self.owes_answers[0] = 0
 
     def _accept_all(self, listener: socket.socket) -> None:
         before = -1
@@ -368,6 +372,7 @@ def on_starting(arbiter: object) -> None:
     def refuse_newcomers_and_stop(graceful: bool = True) -> None:
         for listener in arbiter.LISTENERS:
             _refuse_newcomers(listener.sock)
+        report("ending")
         stop(graceful)
 
     # gunicorn has no hook for the moment before it stops its workers.
@@ -375,8 +380,9 @@ def on_starting(arbiter: object) -> None:
 
 
 def pre_fork(arbiter: object, worker: Worker) -> None:
-    """Master, before each fork: one byte shared with the worker to come."""
+    """Master, before each fork: two bytes shared with the worker to come."""
     worker.was_ready = mmap.mmap(-1, 1)
+    worker.owes_answers = mmap.mmap(-1, 1)
 
 
 def post_fork(arbiter: object, worker: Worker) -> None:
@@ -421,7 +427,7 @@ def child_exit(arbiter: object, worker: Worker) -> None:
 
     While another worker is ready, the server serves on, and tries again ever later.
     """
-    report("exit", worker.pid)
+    report("crash" if worker.owes_answers[0] else "exit", worker.pid)
     if worker.was_ready[0]:
         worker.was_ready[0] = 0  # its siblings see it too
         _master["failed_loads"] = 0

@@ -186,9 +186,11 @@ def test_readiness_comes_with_the_model(mark: Mark, tmp_path: Path):
 def test_start_waits_for_every_worker(mark: Mark, tmp_path: Path):
     with tiny("one_first", mark, tmp_path, workers=2, wait=False) as server:
         eventually(lambda: len(server.ready_workers()) == 1, "one worker is ready")
-        assert server.state == "starting"
-        with pytest.raises(servers.ServerNotReady):
+        assert server.state == "degraded"
+        with pytest.raises(servers.ServerNotReady, match="not ready within"):
             server.wait_ready(timeout_s=0.2)
+        # It was only asked: what serves goes on serving.
+        assert Client(server).ask({})[0] == 200
     gone(mark, server.port)
     (tmp_path / "first").unlink()
     (tmp_path / "go").touch()
@@ -236,6 +238,37 @@ def test_a_crash_loop_ends_after_a_good_start_too(mark: Mark, tmp_path: Path):
         with pytest.raises(servers.ServerDied, match="the artifact has gone") as died:
             server.check()
     assert "Crash loop" in str(died.value)
+    gone(mark, server.port)
+
+
+@pytest.mark.parametrize("factory", ["fails_later", "raises_later"])
+def test_a_bad_file_on_disk_costs_no_healthy_worker(
+    mark: Mark, tmp_path: Path, factory: str
+):
+    with tiny(factory, mark, tmp_path, workers=2) as server:
+        (tmp_path / "gone").touch()
+        killed, other = server.ready_workers()
+        os.kill(killed, signal.SIGKILL)
+        # One more than makes a crash loop where nobody serves.
+        eventually(lambda: "4 failed loads in a row" in server.log(300), "it tries")
+        assert server.ready_workers() == [other]
+        assert "the artifact has gone" in server.log(300)
+        assert "1 ready worker serves on" in server.log(300)
+        for _ in range(20):
+            assert Client(server).ask({})[1]["pid"] == other
+        (tmp_path / "gone").unlink()
+        eventually(lambda: len(server.ready_workers()) == 2, "two workers are ready")
+
+
+def test_a_crash_loop_ends_once_nobody_serves(mark: Mark, tmp_path: Path):
+    with tiny("fails_later", mark, tmp_path, workers=2) as server:
+        (tmp_path / "gone").touch()
+        killed, other = server.ready_workers()
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: "failed loads in a row" in server.log(300), "it tries")
+        os.kill(other, signal.SIGKILL)
+        eventually(lambda: server.state == "stopped", "the crash loop has ended")
+        assert "Crash loop" in server.log()
     gone(mark, server.port)
 
 
@@ -313,16 +346,6 @@ def test_a_server_listens_on_loopback_alone(mark: Mark):
         ]
     assert listening == {("127.0.0.1", server.port)}
     assert unix == []  # gunicorn's control socket is shared by all of a user's servers
-
-
-def test_faults_come_from_the_manifest_unless_given(mark: Mark, tmp_path: Path):
-    manifest = {"faults": {"skewed": {"feature": "popup_window"}}}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    row = {"popup_window": 0}
-    with tiny("at_once", mark, tmp_path) as server:
-        assert Client(server).ask(row)[1]["asked"] == {"popup_window": 1}
-    with tiny("at_once", mark, tmp_path, faults={}) as server:
-        assert Client(server).ask(row)[1]["asked"] == row
 
 
 @pytest.mark.parametrize(
@@ -409,7 +432,7 @@ def test_nobody_takes_the_port_between_choosing_and_serving(
 def test_drain_says_503_and_goes_on_serving(mark: Mark):
     with tiny("at_once", mark, workers=2) as server:
         old = clients(server, 8)
-        server.drain()
+        assert server.drain() is True
         assert server.state == "draining"
         for _ in range(20):  # whichever worker it meets
             assert not server.ready()
@@ -418,6 +441,21 @@ def test_drain_says_503_and_goes_on_serving(mark: Mark):
             status, _, connection = client.ask({})
             assert (status, connection) == (200, "close")
         assert Client(server).get("/ready") == (503, {"status": "draining"}, "close")
+
+
+def test_drain_says_when_it_is_not_confirmed(mark: Mark):
+    with tiny("at_once", mark, workers=2) as server:
+        stopped = server.ready_workers()[0]
+        os.kill(stopped, signal.SIGSTOP)
+        eventually(
+            lambda: psutil.Process(stopped).status() == psutil.STATUS_STOPPED,
+            "the worker has stopped",
+        )
+        assert server.drain(timeout_s=0.2) is False
+        os.kill(stopped, signal.SIGCONT)
+        assert server.drain(timeout_s=60) is True
+        assert server.stop() is True
+        assert server.drain() is False
 
 
 def test_a_worker_that_starts_while_draining_drains(mark: Mark):
@@ -624,9 +662,53 @@ def test_after_the_grace_time_the_server_is_killed(mark: Mark, tmp_path: Path):
         client.send({"until": str(tmp_path / "never"), "started": str(started)})
         eventually(started.exists, "the request is in the app")
         assert server.stop(grace_s=0.5) is False
+        assert server.stop() is False  # the first result stays
         with pytest.raises((http.client.HTTPException, ConnectionError)):
             client.answer()
     gone(mark, server.port)
+
+
+@pytest.mark.parametrize("order", ["stop", "terminate"])
+def test_a_worker_that_is_killed_while_it_ends_is_no_good_end(
+    mark: Mark, tmp_path: Path, order: str
+):
+    until, started = tmp_path / "until", tmp_path / "started"
+    with ThreadPoolExecutor() as pool, tiny("at_once", mark) as server:
+        client = Client(server)
+        client.send({"until": str(until), "started": str(started)})
+        eventually(started.exists, "the request is in the app")
+        (worker,) = server.ready_workers()
+        if order == "terminate":
+            os.kill(server.pid, signal.SIGTERM)
+            eventually(lambda: refused(server.port), "new connections are refused")
+            assert server.state == "draining"
+        stopping = stop_in_background(pool, server)
+        os.kill(worker, signal.SIGKILL)
+        assert stopping.result() is False
+        assert server.stop() is False
+        until.touch()
+
+
+def test_a_dead_servers_number_is_not_taken_for_it(
+    mark: Mark, monkeypatch: pytest.MonkeyPatch
+):
+    """Once a process is reaped its number, and its group's, may be a stranger's."""
+    killpg, killed = os.killpg, []
+
+    def kill_group(group: int, number: int) -> None:
+        killed.append(psutil.pid_exists(group))
+        killpg(group, number)
+
+    monkeypatch.setattr(os, "killpg", kill_group)
+    for look in (lambda s: s.state, lambda s: s._died("died"), lambda s: s.stop()):
+        with tiny("at_once", mark) as server:
+            os.kill(server.pid, signal.SIGKILL)
+            gone(mark, server.port)
+            look(server)
+            server.pid = os.getpid()  # as if it were somebody else's by now
+            assert server.processes() == []
+            assert server.memory_mib() == 0
+    assert killed == [True] * 3
 
 
 # -- owners ------------------------------------------------------------------------
@@ -789,6 +871,7 @@ def test_a_server_ends_when_its_master_is_killed(mark: Mark, tmp_path: Path):
             server.check()
         assert died.value.exit_code == -signal.SIGKILL
         assert server.stop() is False
+        assert server.stop() is False
 
 
 def test_a_killed_worker_is_replaced(mark: Mark):
@@ -804,6 +887,7 @@ def test_a_killed_worker_is_replaced(mark: Mark):
         assert body["pid"] != old
         assert f"Worker (pid:{old}) was sent SIGKILL" in server.log()
         server.check()
+        assert server.stop() is True  # long over, and all was answered since
 
 
 def test_a_worker_that_is_still_loading_gets_no_requests_of_a_ready_one(
@@ -818,7 +902,7 @@ def test_a_worker_that_is_still_loading_gets_no_requests_of_a_ready_one(
             client = Client(server)
             assert client.ask({})[1]["pid"] == other
             client.close()
-        assert server.state == "starting"
+        assert server.state == "degraded"
         assert server.ready()
         (tmp_path / "go").touch()
         server.wait_ready()
@@ -1000,6 +1084,40 @@ def test_a_command_gets_sigterm_and_time(mark: Mark):
         assert server.stop() is True
         assert server.log().endswith("bye")
         assert server.exit_code == 0
+        assert server.stop() is True
+
+
+def test_a_command_that_ends_with_an_error_is_no_good_end(mark: Mark):
+    rude = "signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))"
+    with command(mark, GOOD.format(extra=rude)) as server:
+        assert server.stop() is False
+        assert server.exit_code == 5
+        assert server.stop() is False
+
+
+READY_FILE = """
+import http.server, os, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if os.path.exists(sys.argv[1]) else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+def test_a_commands_state_is_what_it_says_now(mark: Mark, tmp_path: Path):
+    file = tmp_path / "ready"
+    file.touch()
+    with command(mark, READY_FILE, str(file)) as server:
+        assert server.state == "ready"
+        file.unlink()
+        assert server.state == "starting"
+        assert "starting" in repr(server)
+        file.touch()
+        assert server.state == "ready"
+        assert server.drain() is False  # there is no order that any command knows
+        assert server.state == "ready"
 
 
 def test_a_command_that_ignores_sigterm_is_killed(mark: Mark):
@@ -1094,6 +1212,11 @@ def test_another_process_on_the_port_is_not_taken_for_the_command(
         monkeypatch.setattr(servers, "_bind", lambda port: FakeProbe(port))
         with pytest.raises(servers.PortTaken, match="answered by another process"):
             command(mark, idle, port=other.port)
+        with command(mark, idle, port=other.port, wait=False) as server:
+            assert server.state == "starting"
+            assert "starting" in repr(server)
+            with pytest.raises(servers.PortTaken, match="answered by another"):
+                server.wait_ready()
     assert not mark.alive()
 
 
@@ -1254,6 +1377,88 @@ def test_traffic_reaches_the_service(mark: Mark, tmp_path: Path, trained: object
         with pytest.raises(traffic.TrafficFailed, match="3 x 422") as failed:
             traffic.send(bad, server.url)
     assert '"field":' in str(failed.value)
+
+
+def test_faults_come_from_the_manifest_unless_given(
+    mark: Mark, tmp_path: Path, trained: object
+):
+    saved("v2-skewed", tmp_path, trained)
+    row = {"popup_window": 0}
+    with tiny("at_once", mark, tmp_path) as server:
+        assert Client(server).ask(row)[1]["asked"] == {"popup_window": 1}
+    with tiny("at_once", mark, tmp_path, faults={}) as server:
+        assert Client(server).ask(row)[1]["asked"] == row
+
+
+def test_a_server_knows_its_version(mark: Mark, tmp_path: Path, trained: object):
+    artifact = saved("v2", tmp_path, trained)
+    with tiny("at_once", mark, tmp_path) as server:
+        assert (server.version, server.digest) == ("v2", artifact.digest)
+    with tiny("at_once", mark) as server:
+        assert (server.version, server.digest) == (None, None)
+
+
+def test_a_running_server_never_changes_its_version(
+    mark: Mark, tmp_path: Path, trained: object
+):
+    old = saved("v2", tmp_path, trained)
+    with tiny("at_once", mark, tmp_path, workers=2) as server:
+        new = saved("v2-slow", tmp_path, trained)
+        assert old.digest != new.digest
+        killed, other = server.ready_workers()
+        os.kill(killed, signal.SIGKILL)
+        eventually(lambda: "its own folder" in server.log(100), "the log tells")
+        line = next(w for w in server.log(100).splitlines() if "own folder" in w)
+        assert old.digest in line
+        assert new.digest in line
+        assert Client(server).ask({})[1]["pid"] == other
+        assert server.ready_workers() == [other]
+        # With the old version back in the folder, so is the worker.
+        saved("v2", tmp_path, trained)
+        eventually(lambda: len(server.ready_workers()) == 2, "two workers are ready")
+
+
+def test_a_version_that_changes_while_a_worker_loads_it_is_not_served(
+    mark: Mark, tmp_path: Path, trained: object
+):
+    saved("v2", tmp_path, trained)
+    with tiny("when_told", mark, tmp_path, wait=False) as server:
+        eventually(server.health, "the worker has begun to load")
+        saved("v2-slow", tmp_path, trained)
+        (tmp_path / "go").touch()
+        eventually(lambda: server.state == "stopped", "the server gives up")
+        assert "its own folder" in server.log(100)
+        assert "Worker is ready" not in server.log(100)
+
+
+def stamp(server: servers.Server, path: str) -> tuple[int, str | None, str | None]:
+    """Status of a GET, and the version and digest in the answer's header."""
+    client = Client(server).connection
+    client.request("GET", path)
+    answer = client.getresponse()
+    answer.read()
+    version = answer.headers.get_all("X-Model-Version", [None])
+    digest = answer.headers.get_all("X-Model-Digest", [None])
+    assert len(version) == len(digest) == 1
+    return answer.status, version[0], digest[0]
+
+
+def test_every_answer_names_the_version(mark: Mark, tmp_path: Path, trained: object):
+    artifact = saved("v2-flaky", tmp_path, trained)
+    names = "v2-flaky", artifact.digest[:12]
+    always = {"flaky": {"error_rate": 1}}
+    with tiny("at_once", mark, tmp_path, faults=always) as server:
+        assert stamp(server, "/health") == (200, *names)
+        assert stamp(server, "/predict") == (500, *names)
+        assert stamp(server, "/no-such-page") == (404, *names)
+        server.drain()
+        assert stamp(server, "/ready") == (503, *names)
+    with tiny("raises_when_asked", mark, tmp_path, faults={}) as server:
+        assert stamp(server, "/predict") == (500, *names)
+        assert "RuntimeError: no answer" in server.log()
+        assert stamp(server, "/named") == (200, "of the app", names[1])
+    with tiny("at_once", mark) as server:
+        assert stamp(server, "/health") == (200, None, None)
 
 
 # -- the full counts ---------------------------------------------------------------
