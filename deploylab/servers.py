@@ -251,14 +251,14 @@ class Server:
         Raises ServerDied, ServerNotReady, PortTaken.
         """
         deadline = time.monotonic() + timeout_s
-        while (state := self.state) in ("starting", "degraded"):
+        while (state := self.state) != "ready":
+            if state == "stopped":
+                raise self._died("died while loading")
             if self._obstacle is not None:
                 raise self._obstacle
             if time.monotonic() > deadline:
                 raise self._not_ready(timeout_s)
             time.sleep(_POLL_S)
-        if state == "stopped":
-            raise self._died("died while loading")
 
     # -- ending
 

@@ -437,6 +437,8 @@ def test_drain_says_503_and_goes_on_serving(mark: Mark):
         for _ in range(20):  # whichever worker it meets
             assert not server.ready()
         assert server.health()
+        with pytest.raises(servers.ServerNotReady):  # it will not be any more
+            server.wait_ready(timeout_s=0.1)
         for client in old + [Client(server) for _ in range(8)]:
             status, _, connection = client.ask({})
             assert (status, connection) == (200, "close")
