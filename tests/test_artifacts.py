@@ -23,6 +23,7 @@ def every_row(contract):
     return np.array(list(itertools.product(*(f.values for f in contract.features))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", artifacts.FORMATS)
 @pytest.mark.parametrize("name", ["v1", "v2", "v3-contract"])
 def test_every_format_answers_like_the_model_on_every_row(
@@ -60,6 +61,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_version_has_the_same_digest_on_every_build():
     runs = [
         json.loads(subprocess.check_output([sys.executable, "-c", DIGESTS]))
@@ -162,6 +164,7 @@ else:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_what_was_there(models, tmp_path):
     """RLIMIT_FSIZE makes the write fail half-way, as a full disk does."""
     before = artifacts.save(VERSIONS["v1"], tmp_path, model=models["v1"])
@@ -197,6 +200,7 @@ print(sorted(heavy))
 """
 
 
+@pytest.mark.slow
 def test_scoring_onnx_imports_no_training_library(models, tmp_path):
     artifacts.save(VERSIONS["v2"], tmp_path, model=models["v2"])
     said = subprocess.check_output([sys.executable, "-c", LIGHT, tmp_path], text=True)

@@ -36,6 +36,7 @@ def test_clean_book_has_no_finding(book):
     assert found(book) == []
 
 
+@pytest.mark.slow
 def test_command_line_is_red_and_names_the_place(book):
     (book / "book" / "lost.md").write_text("# Lost\n")
     command = [sys.executable, str(TESTS.parent / "tools" / "house.py"), str(book)]

@@ -182,6 +182,7 @@ def stands(client, body):
     assert client.post("/predict", json=GOOD).status_code == 200
 
 
+@pytest.mark.slow
 @given(body=bodies)
 @settings(max_examples=500, deadline=None)
 def test_hostile_bodies(client, body):
