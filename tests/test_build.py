@@ -122,6 +122,13 @@ def test_changed_helper_changes_the_page(book, run):
     html = (book / "_build" / "html" / "book" / "score.html").read_text("utf-8")
     assert "9.0 of 10 rows are right" in html
 
+    # The other chapter shows the number through glue, and is not itself executed.
+    edit(book / "book" / "score.md", "str(right)", "f'{right:.3f}'")
+    code, said = run(book)
+    assert (code, said.count("cached")) == (0, 1)
+    html = (book / "_build" / "html" / "book" / "serve.html").read_text("utf-8")
+    assert "9.000" in html
+
 
 def test_broken_support_package_with_a_warm_cache(book, run):
     assert run(book, "--execute-only")[0] == 0
@@ -200,7 +207,7 @@ def test_output_that_differs_between_two_executions(book, run):
     code, said = run(book, "--execute-only", "--twice")
     assert code == 1
     assert said.count("book/serve.md:") == 1
-    assert "book/serve.md:26: two executions gave different outputs:" in said
+    assert "book/serve.md:32: two executions gave different outputs:" in said
     # The lines that differ, and only those.
     diff = [line[6:] for line in said.splitlines() if line.startswith("    | ")]
     assert diff[:2] == ["--- first", "+++ second"]

@@ -8,6 +8,7 @@ page with code shows outputs from that one place.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from sphinx.errors import ExtensionError
 
 # What Sphinx knows of link targets, by kind.
 LINKED = ("labels", "anonlabels", "terms", "objects")
+
+# The glue directive's option that names the page which made the value.
+GLUE_OF_ANOTHER_PAGE = re.compile(r"^:doc:", re.MULTILINE)
 
 METHOD = "executed by tools/build.py"
 
@@ -93,9 +97,9 @@ def find_outdated(
 ) -> list[str]:
     """Pages to read again: the text is the same, the outputs are not.
 
-    Also keeps what the other pages show of this one, for ``find_dependents``.
+    Also keeps what pages show of each other, for ``find_dependents``.
     """
-    env.lab_face = face(env)
+    env.lab_before = face(env), shown_keys(env)
     root = Path(app.srcdir)
     shared = shared_digest(root)
     outdated = []
@@ -110,22 +114,30 @@ def find_outdated(
 
 
 def find_dependents(app: Sphinx, env: BuildEnvironment) -> list[str]:
-    """All pages, if a page changed in a way that others show.
+    """Pages to write again because of what another page now says.
 
-    Sphinx would rewrite the changed page alone and leave its old title in every
-    other page's sidebar and links.
+    Sphinx would write the changed page alone, and leave its old title in every
+    other page's sidebar and links, and its old numbers where they are glued.
     """
-    before = env.__dict__.pop("lab_face", None)
-    return [] if before == face(env) else sorted(env.found_docs)
+    old_face, old_keys = env.__dict__.pop("lab_before")
+    if old_face != face(env):
+        return sorted(env.found_docs)
+    if old_keys == shown_keys(env):
+        return []
+    return [
+        docname
+        for docname in sorted(env.found_docs)
+        if GLUE_OF_ANOTHER_PAGE.search(Path(env.doc2path(docname)).read_text("utf-8"))
+    ]
+
+
+def shown_keys(env: BuildEnvironment) -> dict[str, str | None]:
+    """Key of the outputs that each page shows."""
+    return {docname: shown_key(env, docname) for docname in sorted(env.all_docs)}
 
 
 def face(env: BuildEnvironment) -> str:
-    """What pages show of each other: titles, numbers, labels, glued values."""
-    glue = [
-        (name, data.get("glue"), data.get("exec_data", {}).get("key"))
-        for name, data in sorted(getattr(env, "nb_metadata", {}).items())
-        if data.get("glue")
-    ]
+    """What all pages show of each other: titles, numbers, labels."""
     standard = env.domaindata["std"]
     return repr(
         [
@@ -134,7 +146,6 @@ def face(env: BuildEnvironment) -> str:
             sorted(env.toc_secnumbers.items()),
             sorted(env.toc_fignumbers.items()),
             [sorted(standard.get(kind, {}).items()) for kind in LINKED],
-            glue,
         ]
     )
 
