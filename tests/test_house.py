@@ -87,7 +87,7 @@ def test_no_book_at_all(tmp_path):
 def test_code_cells_without_header(book, cut):
     edit(book / "book" / "score.md", cut, "")
     assert found(book) == [
-        "book/score.md:1: the page has 3 code cells but no notebook header, "
+        "book/score.md:1: the page has 4 code cells but no notebook header, "
         "so none of them would run"
     ]
 

@@ -82,10 +82,10 @@ def read_executed(root: Path, docname: str) -> NotebookNode | None:
     return nbformat.read(path, as_version=4) if path.exists() else None
 
 
-def shown_key(env: BuildEnvironment, docname: str) -> str | None:
-    """Key of the outputs that the page shows, as of when it was last read."""
+def shown_run(env: BuildEnvironment, docname: str) -> dict[str, Any]:
+    """The run whose outputs the page shows, as of when it was last read."""
     data = myst_nb.sphinx_.NbMetadataCollector.get_exec_data(env, docname) or {}
-    return data.get("key") if data.get("method") == METHOD else None
+    return data if data.get("method") == METHOD else {}
 
 
 def find_outdated(
@@ -99,16 +99,16 @@ def find_outdated(
 
     Also keeps what pages show of each other, for ``find_dependents``.
     """
-    env.lab_before = face(env), shown_keys(env)
+    env.lab_before = face(env), shown_runs(env)
     root = Path(app.srcdir)
     shared = shared_digest(root)
     outdated = []
     for docname in env.found_docs:
-        executed = read_executed(root, docname)
-        kept = executed.metadata.lab.key if executed else None
-        shown = shown_key(env, docname)
+        executed = executed_path(root, docname)
+        kept = executed.stat().st_mtime if executed.exists() else None
+        shown = shown_run(env, docname)
         # A stale page is read again as well, and refused then.
-        if kept != shown or (shown and not shown.endswith(shared)):
+        if kept != shown.get("mtime") or not shown.get("key", shared).endswith(shared):
             outdated.append(docname)
     return outdated
 
@@ -119,10 +119,10 @@ def find_dependents(app: Sphinx, env: BuildEnvironment) -> list[str]:
     Sphinx would write the changed page alone, and leave its old title in every
     other page's sidebar and links, and its old numbers where they are glued.
     """
-    old_face, old_keys = env.__dict__.pop("lab_before")
+    old_face, old_runs = env.__dict__.pop("lab_before")
     if old_face != face(env):
         return sorted(env.found_docs)
-    if old_keys == shown_keys(env):
+    if old_runs == shown_runs(env):
         return []
     return [
         docname
@@ -131,9 +131,9 @@ def find_dependents(app: Sphinx, env: BuildEnvironment) -> list[str]:
     ]
 
 
-def shown_keys(env: BuildEnvironment) -> dict[str, str | None]:
-    """Key of the outputs that each page shows."""
-    return {docname: shown_key(env, docname) for docname in sorted(env.all_docs)}
+def shown_runs(env: BuildEnvironment) -> dict[str, dict[str, Any]]:
+    """The run that each page shows."""
+    return {docname: shown_run(env, docname) for docname in env.all_docs}
 
 
 def face(env: BuildEnvironment) -> str:
@@ -156,7 +156,7 @@ def check_all_shown(app: Sphinx, env: BuildEnvironment) -> None:
         docname
         for docname in sorted(env.found_docs)
         if executed_path(Path(app.srcdir), docname).exists()
-        and shown_key(env, docname) is None
+        and not shown_run(env, docname)
     ]
     if missing:
         raise ExtensionError(
