@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("\nInterrupted; the kernels have been ended.")
             return 130
     if findings:
-        print(f"\nRED: {len(findings)} findings\n")
+        print(f"\nRED, findings: {len(findings)}\n")
         print("\n\n".join(map(str, findings)))
         return 1
     return 0
