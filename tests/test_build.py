@@ -288,7 +288,9 @@ def test_kernel_that_dies(book, run):
     plant(book, "import os\n\nos.write(2, b'out of luck')\nos._exit(3)\n")
     code, said = run(book, "--execute-only")
     assert code == 1
-    assert "book/serve.md:20: the kernel died while it ran this cell" in said
+    assert (
+        "book/serve.md:20: no answer from the kernel at this cell (Kernel died)" in said
+    )
 
 
 def test_cell_that_never_ends(book, run):

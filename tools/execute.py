@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
@@ -32,7 +32,6 @@ from nbclient import NotebookClient
 from nbclient.exceptions import (
     CellExecutionError,
     CellTimeoutError,
-    DeadKernelError,
 )
 from nbformat import NotebookNode
 from pages import Finding, Page, execution_key
@@ -142,8 +141,9 @@ def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
 
     def after_cell(**reply: object) -> None:
         # Finds children that were given another environment, and so carry no mark.
-        kernel = psutil.Process(client.km.provisioner.pid)
-        started_here.update(kernel.children(recursive=True))
+        with suppress(psutil.Error):  # the kernel may just have died
+            kernel = psutil.Process(client.km.provisioner.pid)
+            started_here.update(kernel.children(recursive=True))
 
     with (
         tempfile.TemporaryDirectory(prefix="lab-", ignore_cleanup_errors=True) as tmp,
@@ -177,12 +177,12 @@ def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
                     "Make it shorter, or allow more with --timeout.",
                 )
             )
-        except DeadKernelError:
+        except RuntimeError as error:  # it died, or never came up
             result.findings.append(
                 _at(
                     page,
                     running,
-                    f"the kernel died while it ran this cell:\n{_tail(log)}",
+                    f"no answer from the kernel at this cell ({error}):\n{_tail(log)}",
                     "Run the cell in a plain Python process to see why.",
                 )
             )
