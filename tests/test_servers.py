@@ -977,8 +977,13 @@ def test_a_full_disk_costs_the_log_and_nothing_else(
     monkeypatch.setattr(servers.tempfile, "TemporaryFile", on_a_full_disk)
     with tiny("at_once", mark, workers=2) as server:
         assert Client(server).ask({})[0] == 200
-        os.kill(server.ready_workers()[0], signal.SIGKILL)
-        eventually(lambda: server.state == "ready", "a new worker is ready")
+        victim = server.ready_workers()[0]
+        os.kill(victim, signal.SIGKILL)
+        # Not `state`: it stays "ready" until the master has noticed the death.
+        eventually(
+            lambda: len(now := server.ready_workers()) == 2 and victim not in now,
+            "a new worker is ready",
+        )
         assert Client(server).ask({})[0] == 200
         assert server.stop() is True
     with pytest.raises(servers.ServerDied, match="Its log is empty"):
