@@ -65,10 +65,11 @@ picture:  ## take the picture of a built page that the README shows
 	@$(PY) tools/screenshot.py
 
 .PHONY: lock
-lock:  ## refresh requirements.txt and requirements-dev.txt; UPGRADE=1 takes newer versions
+lock:  ## refresh the locks of book, tests and Binder; UPGRADE=1 takes newer versions
 	@SYSTEM=0 $(TEST_ENVIRONMENT)
-	$(LOCK) -o requirements.txt pyproject.toml
-	$(LOCK) -o requirements-dev.txt --extra dev -c requirements.txt pyproject.toml
+	$(LOCK) -o requirements.txt --extra book pyproject.toml
+	$(LOCK) -o requirements-dev.txt --all-extras -c requirements.txt pyproject.toml
+	$(LOCK) -o binder/requirements.txt -c requirements.txt pyproject.toml
 
 # One lock for Linux and macOS and for every supported Python. The header names this
 # target instead of the command, whose paths differ from machine to machine.
