@@ -50,7 +50,7 @@ bench:  ## measure, and print ratios taken in one run
 	@$(PY) -m pytest -s -m bench $(ARGS)
 
 .PHONY: notebooks
-notebooks:  ## write every page as a plain notebook into _build/notebooks
+notebooks:  ## write the student notebooks into notebooks/; what you wrote there stays
 	@$(BOOK_ENVIRONMENT)
 	@$(PY) tools/make_notebooks.py
 
@@ -77,6 +77,6 @@ LOCK := .venv/bin/uv pip compile --quiet --universal --python-version 3.11 \
 	--custom-compile-command "make lock" $(if $(UPGRADE),--upgrade)
 
 .PHONY: clean
-clean:  ## remove what was built (the environment stays: rm -rf .venv removes it)
+clean:  ## remove what was built; .venv and the student's notebooks/ stay
 	rm -rf _build .pytest_cache .ruff_cache .hypothesis mlruns
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
