@@ -1,0 +1,247 @@
+"""Run a piece of work that may loop, crash, print, fill the memory or leave things.
+
+``apart`` runs it in a forked process with a folder and a session of its own, and
+ends that process and all it started. Where forking is not safe (macOS: the system's
+libraries do not allow it), ``here`` runs it in this process under an alarm, which
+cannot interrupt a loop inside a C function.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import resource
+import select
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+
+#: Whether work can run in a process of its own.
+CAN_FORK = sys.platform == "linux"
+
+#: Environment variable by which what the work started is found if its process died.
+MARK = "DEPLOYLAB_CHECK"
+
+#: Memory that the work may use beyond what the process already holds.
+MEMORY_BYTES = 1024**3
+
+PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+
+Say = Callable[[str], None]
+Work = Callable[[Say], dict[str, Any]]
+
+
+class TimeUp(BaseException):
+    """The time is over; a BaseException, so that `except Exception` lets it pass."""
+
+
+class Ended(Exception):
+    """The work gave no result: it took too long, or its process died.
+
+    ``doing`` is what it had last said that it was doing; ``reason`` is "time" or
+    how the process ended.
+    """
+
+    def __init__(self, reason: str, doing: str) -> None:
+        super().__init__(f"{reason} while {doing}")
+        self.reason = reason
+        self.doing = doing
+
+
+def apart(
+    work: Work, limit_s: float, memory_bytes: int | None = MEMORY_BYTES
+) -> dict[str, Any]:
+    """Run ``work(say)`` in a process of its own; return the dict that it returned.
+
+    The dict must be JSON. ``memory_bytes`` bounds what the process, and each that it
+    starts, may use beyond what this one holds now; None sets no bound. Raises Ended
+    if there is no result within ``limit_s`` seconds. When this returns or raises,
+    nothing that the work started is left.
+    """
+    folder = tempfile.mkdtemp(prefix="check-")
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        # Python 3.12 warns of a fork beside threads; the child uses none of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        _child(work, writing, folder, memory_bytes)
+    os.close(writing)
+    died = False
+    try:
+        return _listen(reading, limit_s)
+    except Ended as ended:
+        died = ended.reason != "time"
+        raise
+    finally:
+        os.close(reading)
+        _end(pid, folder, died)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _listen(reading: int, limit_s: float) -> dict[str, Any]:
+    """Take the child's messages until the result, the end of it, or of the time."""
+    deadline = time.monotonic() + limit_s
+    doing, pending = "", b""
+    while (left_s := deadline - time.monotonic()) > 0:
+        if not select.select([reading], [], [], left_s)[0]:
+            break
+        received = os.read(reading, 65536)
+        if not received:
+            raise Ended("its process ended", doing)
+        *lines, pending = (pending + received).split(b"\n")
+        for line in lines:
+            message = json.loads(line)
+            if "result" in message:
+                return message["result"]
+            doing = message["doing"]
+    raise Ended("time", doing)
+
+
+def _child(work: Work, writing: int, folder: str, memory_bytes: int | None) -> None:
+    """The forked process: run the work, send the result, end without clean-up."""
+    try:
+        os.setsid()
+        libc = ctypes.CDLL(None)
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 1)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        os.chdir(folder)
+        os.environ[MARK] = folder
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(nothing, fd)
+        if memory_bytes is not None:
+            size = psutil.Process().memory_info().vms + memory_bytes
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+        def send(message: dict[str, Any]) -> None:
+            payload = json.dumps(message).encode() + b"\n"
+            while payload:
+                payload = payload[os.write(writing, payload) :]
+
+        with _no_output():
+            result = work(lambda text: send({"doing": text}))
+        send({"result": result})
+        # Stay until we are ended: what the work left running is found as our
+        # children, and would be nobody's if we ended first.
+        while True:
+            signal.pause()
+    finally:
+        os._exit(0)
+
+
+def _end(pid: int, folder: str, died: bool) -> None:
+    """End the child and all that it started, by their ids."""
+    if died:  # what it started is nobody's child now, and is known by its mark
+        family = [p for p in psutil.process_iter() if _mark(p) == folder]
+    else:
+        child = psutil.Process(pid)
+        child.suspend()  # it starts no more while we look
+        family = child.children(recursive=True)
+        child.kill()
+    for process in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    os.waitpid(pid, 0)
+
+
+def _mark(process: psutil.Process) -> str:
+    try:
+        return process.environ().get(MARK, "")
+    except psutil.Error:
+        return ""
+
+
+def here(work: Work, limit_s: float) -> dict[str, Any]:
+    """Run ``work(say)`` in this process, in a folder of its own, under an alarm.
+
+    Raises Ended if ``limit_s`` seconds pass first. Outside the main thread there is
+    no alarm, and so no limit.
+    """
+    doing = ""
+
+    def say(text: str) -> None:
+        nonlocal doing
+        doing = text
+
+    with _own_folder(), _no_output():
+        try:
+            with _alarm(limit_s):
+                return work(say)
+        except TimeUp:
+            raise Ended("time", doing) from None
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[None]:
+    before = os.getcwd()
+    folder = tempfile.mkdtemp(prefix="check-")
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _alarm(limit_s: float) -> Iterator[None]:
+    """Raise TimeUp after a while, again and again in case it is caught."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def ring(*_: object) -> None:
+        raise TimeUp
+
+    started = time.monotonic()
+    before = signal.signal(signal.SIGALRM, ring)
+    other_s, other_interval_s = signal.setitimer(signal.ITIMER_REAL, limit_s, 0.1)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        if other_s:  # somebody else's alarm goes on where it was
+            left_s = max(0.001, other_s - (time.monotonic() - started))
+            signal.setitimer(signal.ITIMER_REAL, left_s, other_interval_s)
+
+
+@contextlib.contextmanager
+def _no_output() -> Iterator[None]:
+    """What is printed outside a call goes nowhere."""
+    with contextlib.redirect_stdout(Tail()), contextlib.redirect_stderr(Tail()):
+        yield
+
+
+class Tail(io.TextIOBase):
+    """A stream that keeps the first characters and forgets the rest."""
+
+    def __init__(self, keep: int = 200) -> None:
+        self.keep = keep
+        self.text = ""
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Keep what still fits."""
+        self.text += str(text)[: max(0, self.keep - len(self.text))]
+        return len(text)
