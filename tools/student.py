@@ -628,7 +628,9 @@ class Converter:
             return
         source = part.body.rstrip()
         if match := GLUE_IMPORT.search(source):
-            source = (source[: match.start()] + source[match.end() :]).strip("\n")
+            above, below = source[: match.start()], source[match.end() :]
+            gap = "\n\n" if below.startswith("\n") else "\n"
+            source = f"{above.rstrip()}{gap}{below.lstrip()}".strip("\n")
         if match := GLUE_CALL.search(source):
             self.fault(
                 part.body_line + source[: match.start()].count("\n"),
@@ -995,7 +997,7 @@ class Converter:
             return self.link(target.docname, words)
         if title or target.kind == "solution":
             return title or target.text
-        return f"the {target.kind} *{target.text.rstrip('.')}*"
+        return f"the {target.kind} *{self.inline(target.text, line).rstrip('.')}*"
 
     def link(self, docname: str, text: str = "") -> str:
         """A link to another page: its notebook, or the published page."""

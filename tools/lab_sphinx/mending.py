@@ -35,6 +35,7 @@ def mend(html: str, pagename: str, builder: StandaloneHTMLBuilder) -> str:
     mend_ids(soup)
     mend_names(soup)
     mend_roles(soup)
+    mend_buttons(soup)
     mend_dataframes(soup)
     warn_of_missing_alt(soup, pagename)
     warn_of_other_hosts(soup, pagename)
@@ -106,6 +107,15 @@ def mend_roles(soup: BeautifulSoup) -> None:
         del tag["role"]
     for tag in soup.select(".citation[role=doc-biblioentry]"):
         del tag["role"]
+
+
+def mend_buttons(soup: BeautifulSoup) -> None:
+    """Let the buttons of launch.py say what they do, to browsers and screen readers."""
+    for link in soup.select("a[class*='-notebook-button']"):
+        link["aria-label"] = link["title"]
+        if "btn-download-notebook-button" in link["class"]:
+            del link["target"]
+            link["download"] = ""
 
 
 def mend_dataframes(soup: BeautifulSoup) -> None:
