@@ -71,13 +71,10 @@ def pins(text: str) -> set[tuple[str, str]]:
 
 def wrong_pins(lock: str, book_lock: str) -> list[str]:
     """What Binder's lock may not hold: another version, or a builder of the book."""
-    moved = [
-        f"{name}=={v}: not as the book" for name, v in pins(lock) - pins(book_lock)
-    ]
-    builders = {name for name, _ in pins(lock)} & set(NOT_FOR_NOTEBOOKS)
-    return [
-        f"{name}=={version}: not as the book" for name, version in sorted(moved)
-    ] + [f"{name}: not for notebooks" for name in sorted(builders)]
+    moved = sorted(pins(lock) - pins(book_lock))
+    builders = sorted({name for name, _ in pins(lock)} & set(NOT_FOR_NOTEBOOKS))
+    wrong = [f"{name}=={version}: not as the book" for name, version in moved]
+    return wrong + [f"{name}: not for notebooks" for name in builders]
 
 
 def test_the_lock_is_a_part_of_the_books():
@@ -530,7 +527,8 @@ def test_a_reader_runs_the_first_notebook_in_jupyterlab(image, browser):
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
             page.wait_for_function(FINISHED)
             page.get_by_role("menuitem", name="File", exact=True).click()
-            page.get_by_role("menuitem", name=re.compile("^Save Notebook(?! As)")).click()
+            save = re.compile("^Save Notebook(?! As)")
+            page.get_by_role("menuitem", name=save).click()
             page.locator(".lm-TabBar-tab.jp-mod-current.jp-mod-dirty").wait_for(
                 state="detached"
             )
