@@ -44,7 +44,7 @@ NOT_FOR_NOTEBOOKS = (
     "jupyterlab pytest playwright jupyter-repo2docker"
 ).split()
 
-STARTER = "start/how-to-use"  # what Binder's button opens first
+STARTER = "start/how-to-use"  # the first notebook with code
 HEAVY = "serving/model-as-service"  # several model servers at once
 MEMORY_LIMIT_BYTES = 2_000_000_000  # what Binder promises a session
 

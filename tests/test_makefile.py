@@ -424,16 +424,6 @@ def test_workflows_run_what_a_reader_runs():
         assert program != "make" or arguments[0] in targets, command
 
 
-def test_binder_installs_the_lock():
-    """The image has the page's versions and the notebooks."""
-    lines = (ROOT / "binder/requirements.txt").read_text().splitlines()
-    assert [line for line in lines if line[0] != "#"] == ["-r ../requirements.txt"]
-    post_build = (ROOT / "binder/postBuild").read_text()
-    assert "set -euo pipefail" in post_build
-    assert "tools/make_notebooks.py" in post_build
-    assert os.access(ROOT / "binder/postBuild", os.X_OK)
-
-
 def test_make_alone_lists_every_target():
     listed = subprocess.run(
         ["make"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -459,7 +449,9 @@ def test_what_is_written_about_the_house_is_so(name):
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-dev.txt", "binder/requirements.txt"]
+)
 def test_a_lock_fits_every_machine(name):
     """Exact versions; no path and no address of the machine that made it."""
     text = (ROOT / name).read_text()
