@@ -12,13 +12,14 @@ import importlib
 import os
 import pkgutil
 import time
+from dataclasses import replace
 from functools import cached_property
 from html import escape
 from typing import Any
 
 from deploylab.exercises import chapters, progress
 from deploylab.exercises.engine import Exercise
-from deploylab.exercises.result import Finding, Hint, Result, Status, card
+from deploylab.exercises.result import Finding, Hint, Result, Status, card, show
 
 LAST_RUNG = (
     "The solution is folded below the exercise on the page. Read it, close it, and "
@@ -41,27 +42,33 @@ class Check:
         started = time.perf_counter()
         result = self._exercise.try_out(answer)
         self._last = result.finding.id if result.finding else ""
-        entry = {"status": result.status.value, "check": self._exercise.digest}
-        remarks = ()
-        if result.status is not Status.BROKE:
-            remarks = (self._enter(entry),)
-        return Result(
-            **{
-                **vars(result),
-                "remarks": tuple(filter(None, remarks)),
-                "seconds": time.perf_counter() - started,
-            }
-        )
+        remarks = tuple(filter(None, self._enter(result, answer)))
+        seconds = time.perf_counter() - started
+        return replace(result, remarks=remarks, seconds=seconds)
 
-    def _enter(self, entry: dict[str, str]) -> str:
-        """Keep the result, unless it would replace an answer by an empty stub."""
+    def _enter(self, result: Result, answer: Any) -> list[str]:
+        """Keep the result; remarks on that, and on the first guess of a prediction.
+
+        A stub does not take the place of an answer, nor does a fault of ours.
+        """
         try:
             file = progress.path()
-            if entry["status"] == Status.NOT_STARTED:
-                return progress.read(file)[1]
-            return progress.write(file, self._exercise.name, entry)
+            record, remark = progress.read(file)
+            if result.status in (Status.NOT_STARTED, Status.BROKE):
+                return [remark]
+            name = self._exercise.name
+            entry = {"status": result.status.value, "check": self._exercise.digest}
+            first = record.get(name, {}).get("first")
+            if self._exercise.kind == "prediction" and first is None:
+                entry["first"] = show(answer)
+            remarks = [remark, progress.write(file, name, entry)]
+            if first is not None and first != show(answer):
+                remarks.append(f"Your first guess was {first}.")
+            return remarks
         except Exception as error:
-            return f"Your progress could not be kept ({type(error).__name__}: {error})."
+            return [
+                f"Your progress could not be kept ({type(error).__name__}: {error})."
+            ]
 
     def hint(self) -> Hint:
         """The next hint for what the check said last."""

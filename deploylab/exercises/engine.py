@@ -295,9 +295,8 @@ class Trial:
 
     def _value(self, call: str, value: Any, gives: str, printed: str) -> Any:
         lazy = isinstance(value, types.GeneratorType | types.CoroutineType)
-        if lazy and gives:
-            if hasattr(value, "close"):
-                value.close()
+        if lazy and (gives or isinstance(value, types.CoroutineType)):
+            value.close()
             self.stop(
                 "returns-generator",
                 f"`{call}` gave a {type(value).__name__}, which has computed nothing.",

@@ -322,7 +322,7 @@ def words(
     filler = " ".join(f"reason{number}" for number in range(MIN_WORDS))
     return _made(
         name, "words", check, wrong, [Right("any words", source=_answer(filler))],
-        hints, "Not judged: whether what you wrote is right. Compare it yourself.", "",
+        hints, "Whether what you wrote is right. Nobody judges it but you.", "",
         content=repr((question, model_answer, compare)),
     )  # fmt: skip
 

@@ -1,0 +1,143 @@
+"""The command `deploylab`: what one does with the lab outside a notebook."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from deploylab.exercises import Progress, check, progress
+
+#: Seconds that one cell may take when notebooks are run again.
+CELL_S = 300
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; 0 if all went well, 1 if something was found, 2 if misused."""
+    parser = argparse.ArgumentParser(prog="deploylab", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    again = commands.add_parser(
+        "check",
+        help="run your notebooks again, and write the progress file anew",
+        description="Run notebooks from top to bottom, each in a fresh kernel, and "
+        "write the progress file from what their checks say. The notebooks themselves "
+        "are not changed.",
+    )
+    again.add_argument(
+        "paths",
+        nargs="*",
+        type=Path,
+        metavar="PATH",
+        help="notebooks, or folders of them (default: notebooks/, or this folder)",
+    )
+    again.set_defaults(run=lambda options: check_notebooks(options.paths))
+    options = parser.parse_args(arguments)
+    return options.run(options)
+
+
+def check_notebooks(paths: list[Path]) -> int:
+    """Run the notebooks under ``paths`` again and rebuild the progress file."""
+    default = Path("notebooks") if Path("notebooks").is_dir() else Path()
+    try:
+        notebooks = list(find_notebooks(paths or [default]))
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    if not notebooks:
+        print(
+            f"No notebook in {', '.join(map(str, paths or [default]))}. "
+            "`make notebooks` writes them into notebooks/.",
+            file=sys.stderr,
+        )
+        return 2
+    os.chdir(notebooks[0].parent)
+    file = progress.path()
+    before, remark = progress.read(file)
+    faults = []
+    with tempfile.TemporaryDirectory(prefix="check-") as folder:
+        fresh = Path(folder) / progress.FILE
+        for notebook in notebooks:
+            print(f"{notebook.parent.name}/{notebook.name} ...", flush=True)
+            faults += run_again(notebook, fresh)
+        record, _ = progress.read(fresh)
+    chapters = {notebook.stem.replace("-", "_") for notebook in notebooks}
+    rebuild(file, before, record, chapters)
+    print(Progress(check.progress().rows, [remark] if remark else []))
+    for fault in faults:
+        print(fault)
+    return 1 if faults else 0
+
+
+def find_notebooks(paths: list[Path]) -> Iterator[Path]:
+    """The notebooks among the paths and in them; FileNotFoundError if one is not."""
+    for path in paths:
+        if path.is_dir():
+            for found in sorted(path.resolve().rglob("*.ipynb")):
+                if ".ipynb_checkpoints" not in found.parts:
+                    yield found
+        elif path.is_file():
+            yield path.resolve()
+        else:
+            raise FileNotFoundError(f"There is no notebook or folder {path}.")
+
+
+def run_again(notebook: Path, record: Path) -> list[str]:
+    """Run one notebook in its folder; what stopped it, if anything did."""
+    import nbformat
+    from nbclient import NotebookClient
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+
+    try:
+        content = nbformat.read(notebook, as_version=4)
+    except (ValueError, OSError) as error:
+        return [f"{notebook.name} cannot be read: {error}"]
+    client = NotebookClient(
+        content,
+        timeout=CELL_S,
+        allow_errors=True,
+        resources={"metadata": {"path": str(notebook.parent)}},
+    )
+    try:
+        client.execute(env=os.environ | {progress.VARIABLE: str(record)})
+    except (CellTimeoutError, DeadKernelError) as error:
+        return [f"{notebook.name}: {str(error).splitlines()[0]}"]
+    return [
+        f"{notebook.name}, cell {number}: {output.ename}: {output.evalue}"
+        for number, cell in enumerate(content.cells, 1)
+        if cell.cell_type == "code"
+        and "raises-exception" not in cell.metadata.get("tags", [])
+        for output in cell.outputs
+        if output.output_type == "error"
+    ]
+
+
+def rebuild(file: Path | None, before: dict, record: dict, chapters: set[str]) -> None:
+    """Write the record anew: chapters that were run from what they said now.
+
+    First guesses are kept, and so is what other chapters said before.
+    """
+    from deploylab.exercises import exercises
+
+    if file is None:
+        return
+    ran = {
+        exercise.name
+        for chapter, group in exercises().items()
+        if chapter in chapters
+        for exercise in group
+    }
+    kept = {name: entry for name, entry in before.items() if name not in ran}
+    for name, entry in record.items():
+        first = before.get(name, {}).get("first", entry.get("first"))
+        kept[name] = entry | ({"first": first} if first is not None else {})
+    file.write_text(
+        json.dumps({"format": progress.FORMAT, "exercises": kept}, indent=1), "utf-8"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
