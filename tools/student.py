@@ -94,6 +94,15 @@ LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)")
 GLUE_IMPORT = re.compile(r"^from myst_nb import glue[ \t]*\n?", re.MULTILINE)
 GLUE_CALL = re.compile(r"(?<![\w.])glue\(|\bmyst_nb\b")
 
+# A clone, not the package alone: pages show and run files of the repository.
+COLAB = """\
+import sys
+
+if "google.colab" in sys.modules:  # which has nothing of the lab yet
+    !git clone --quiet --depth 1 --branch {branch} {url} /content/lab
+    %pip install --quiet --editable /content/lab
+    sys.path.insert(0, "/content/lab")"""
+
 # The book's own light colours: what `currentColor` and `.paper` mean on white paper.
 INK, PAPER, SOFT = "#14181e", "#ffffff", "#f3f4f5"
 LAB_CSS = Path(__file__).resolve().parent / "lab_sphinx" / "static" / "lab.css"
@@ -183,6 +192,10 @@ class Book:
     @property
     def repository_url(self) -> str:
         return (self.settings.get("repository") or {}).get("url") or ""
+
+    @property
+    def branch(self) -> str:
+        return (self.settings.get("repository") or {}).get("branch") or "main"
 
     @cached_property
     def references(self) -> BibliographyData:
@@ -472,7 +485,12 @@ class Converter:
         self.convert_page()
         if self.faults:
             raise StudentError(self.faults)
-        cells = [self.first_cell(), *self.cells, *self.last_cells()]
+        cells = [
+            self.first_cell(),
+            *self.colab_cells(),
+            *self.cells,
+            *self.last_cells(),
+        ]
         metadata = {"page": self.page.docname}
         return make_notebook(cells, metadata)
 
@@ -1062,6 +1080,13 @@ class Converter:
                 "prints a number; your own run of the cells shows it."
             )
         return Cell("markdown", "\n\n".join(paragraphs))
+
+    def colab_cells(self) -> list[Cell]:
+        """What a notebook that was taken away needs in Colab: the lab itself."""
+        url = self.book.repository_url
+        if not (url and self.edition == "download" and self.page.has_code):
+            return []
+        return [Cell("code", COLAB.format(url=url, branch=self.book.branch))]
 
     def last_cells(self) -> list[Cell]:
         """The way back, and how far the student is."""
