@@ -5,6 +5,8 @@
 Every step that finds a fault makes the exit code 1; each fault is printed as
 file:line, what happened, what to do. Steps:
 
+0. the gates of the exercise checks that changed, and the page that tells of them
+   (tools/trust.py);
 1. the rules of the house, on the sources alone (tools/house.py);
 2. each page in a fresh kernel, unless what it depends on is unchanged
    (tools/execute.py); with --twice, once more, and the outputs compared;
@@ -85,6 +87,9 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
 def run_steps(root: Path, build: str, options: argparse.Namespace) -> list[Finding]:
     """The findings of the first step that has any, or none."""
     started = time.monotonic()
+    findings = write_trust_page(root, build)
+    if findings:
+        return findings
     pages = [Page(root, name) for name in pages_on_disk(root)]
     findings = check_house(root, pages)
     print(f"Checked the sources of {len(pages)} pages.", flush=True)
@@ -98,6 +103,31 @@ def run_steps(root: Path, build: str, options: argparse.Namespace) -> list[Findi
         seconds = time.monotonic() - started
         print(f"The book, built in {seconds:.0f} s: {root}/_build/html/index.html")
     return findings
+
+
+def write_trust_page(root: Path, build: str) -> list[Finding]:
+    """Prove the exercise checks that changed, and write the page that says so."""
+    if not (root / "deploylab" / "exercises").is_dir():
+        return []
+    settings = {BUILD_MARK: build, "PYTHONPATH": python_path(root, TOOLS)}
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / "trust.py"), "--root", str(root)],
+        env=os.environ | ENVIRONMENT | settings,
+        text=True,
+        stdout=subprocess.PIPE,
+    )
+    if done.returncode == 0:
+        print(done.stdout, end="", flush=True)
+        return []
+    return [
+        Finding(
+            "deploylab/exercises",
+            1,
+            f"the gates of the exercise checks do not hold:\n{indent(done.stdout)}",
+            "Mend the check, the page, or the list of answers; "
+            "`python tools/proof.py NAME` runs one exercise.",
+        )
+    ]
 
 
 def execute(

@@ -1,0 +1,149 @@
+"""Write the trust page: what each exercise check was seen to catch.
+
+    python tools/trust.py [--root DIR]
+
+Runs the gates of tools/proof.py on every exercise whose page, check or engine has
+changed since the last time, and writes book/reference/trust.md. Exits 1, and prints
+why, if a gate fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import proof
+from pages import TOOLS, Page, files_digest, pages_in_toc
+from proof import OnPage, Proof
+
+from deploylab.exercises.engine import Exercise
+
+PAGE = Path("book", "reference", "trust.md")
+KEPT = Path("_build", "trust")
+
+INTRODUCTION = TOOLS / "trust.md"
+
+
+def main() -> int:
+    """Write the page; 0 if every gate holds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", type=Path, default=proof.ROOT)
+    root = parser.parse_args().root.resolve()
+    pages, known = proof.all_on_pages(root), proof.all_exercises()
+    problems = proof.orphans(pages, known)
+    facts = {}
+    if not problems:
+        shared = files_digest(
+            [root / "deploylab", TOOLS / "proof.py", TOOLS / "battery.py"], sys.version
+        )
+        for name, page in pages.items():
+            facts[name], new = proved(root, page, known[name], shared)
+            problems += new
+    if problems:
+        print("\n".join(problems))
+        return 1
+    text = page_text(root, pages, known, facts)
+    target = root / PAGE
+    if not target.exists() or target.read_text("utf-8") != text:
+        target.write_text(text, "utf-8")
+    return 0
+
+
+def proved(
+    root: Path, page: OnPage, exercise: Exercise, shared: str
+) -> tuple[dict, list[str]]:
+    """What the proof of an exercise found, kept from before if nothing changed."""
+    parts = [page.imports, page.statement, page.given, page.stub, page.check]
+    key = hashlib.sha256(
+        json.dumps([shared, *parts, page.solution]).encode()
+    ).hexdigest()
+    kept = root / KEPT / f"{exercise.name}.json"
+    if kept.exists():
+        facts = json.loads(kept.read_text("utf-8"))
+        if facts["key"] == key:
+            return facts, []
+    found = proof.prove(page, exercise)
+    facts = {"key": key, **facts_of(found)}
+    print(f"{found.seconds:6.1f} s  gates of {exercise.name}", flush=True)
+    if not found.problems:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(facts), "utf-8")
+    return facts, found.problems
+
+
+def facts_of(found: Proof) -> dict:
+    """What the page says of a proof."""
+    return {
+        "wrong": found.wrong_caught,
+        "right": found.right_accepted,
+        "mutants": found.mutants,
+        "equivalent": found.equivalent,
+    }
+
+
+def page_text(
+    root: Path,
+    pages: dict[str, OnPage],
+    known: dict[str, Exercise],
+    facts: dict[str, dict],
+) -> str:
+    """The page, exercises in the order of the book."""
+    parts = [INTRODUCTION.read_text("utf-8"), summary(known, facts)]
+    for docname in pages_in_toc(root):
+        here = [page for page in pages.values() if page.page.docname == docname]
+        if here:
+            parts.append(f"## {title(Page(root, docname))}\n")
+        for page in here:
+            parts.append(entry(page, known[page.name], facts[page.name]))
+    return "\n".join(parts)
+
+
+def title(page: Page) -> str:
+    """The first heading of a page."""
+    lines = page.text.splitlines()
+    return next(line[2:].strip() for line in lines if line.startswith("# "))
+
+
+def summary(known: dict[str, Exercise], facts: dict[str, dict]) -> str:
+    """The counts over all exercises."""
+    mutated = sum(each["mutants"] for each in facts.values())
+    equivalent = sum(each["equivalent"] for each in facts.values())
+    rows = [
+        ("exercises", len(facts)),
+        ("types of exercise", len({known[name].kind for name in facts})),
+        ("listed mistakes caught, each with its own finding",
+         sum(len(each["wrong"]) for each in facts.values())),
+        ("other right answers accepted", sum(e["right"] for e in facts.values())),
+        ("mutants caught", f"{mutated - equivalent} of {mutated}"),
+        ("mutants listed as equivalent, with a reason", equivalent),
+    ]  # fmt: skip
+    lines = [f"| {what} | {count} |" for what, count in rows]
+    return "\n".join(["| what | count |", "|---|---|", *lines, ""])
+
+
+def entry(page: OnPage, exercise: Exercise, facts: dict) -> str:
+    """What is known of one check."""
+    lines = [f"{{ref}}`{page.title} <{page.label}>` ({exercise.kind})"]
+    lines.append(f": Caught: {'; '.join(facts['wrong'])}.")
+    if exercise.also_right:
+        names = "; ".join(right.name for right in exercise.also_right)
+        lines.append(f": Accepted: {names}.")
+    if exercise.kind in proof.MUTATED and exercise.live:
+        lines.append(
+            ": Mutants: with the full counts only (`make soak`), since each one "
+            "starts processes."
+        )
+    elif facts["mutants"]:
+        caught = facts["mutants"] - facts["equivalent"]
+        lines.append(f": Mutants: {caught} of {facts['mutants']} caught.")
+    for text, reason in exercise.equivalent.items():
+        lines.append(f": Equivalent: `{text}`, because {reason}.")
+    lines.append(f": Not checked: {exercise.not_checked}")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
