@@ -25,6 +25,7 @@ from student import (
     StudentError,
     chosen_lines,
     fenced,
+    first_heading,
     leaks,
     python_object,
     read_toc,
@@ -284,6 +285,8 @@ def test_a_plain_solution_block_goes_as_well(make):
 
 # The plain forms --------------------------------------------------------------------
 
+TRUST = first_heading(ROOT / "tools/trust.md")
+
 FORMS = {
     "note": ("```{note}\nMind *this*.\n```", "> **Note**\n>\n> Mind *this*."),
     "admonition": (
@@ -338,10 +341,7 @@ FORMS = {
     "doc": ("{doc}`../start/score`", "[Score the model](../start/score.ipynb)"),
     "page link": ("[there](../start/score.md)", "[there](../start/score.ipynb)"),
     "outer link": ("[out](https://a.example/b)", "[out](https://a.example/b)"),
-    "ref trust": (
-        "the {ref}`trust` page",
-        "the *What the checks catch, and what they cannot* page",
-    ),
+    "ref trust": ("the {ref}`trust` page", f"the *{TRUST}* page"),
     "glue": ("{glue:text}`n-rows:.2f` rows", "**[n-rows]** rows"),
     "glue block": ("```{glue} n-rows\n:doc: x.md\n```", "**[n-rows]**"),
     "term": ("a {term}`model server`", "a model server"),

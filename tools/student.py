@@ -63,9 +63,10 @@ LANGUAGE = {
     "pygments_lexer": "ipython3",
 }
 
-# Pages that are made before the book is built, so that they may be missing, and what
-# a link to a missing one says.
-GENERATED = {"book/reference/trust": "What the checks catch, and what they cannot"}
+# Pages that are made when the book is built, and so may be missing here; each with
+# the text that it will begin with, which has its title.
+TOOLS = Path(__file__).resolve().parent
+GENERATED = {"book/reference/trust": TOOLS / "trust.md"}
 
 # Tags that a notebook's reader, or `deploylab check`, still needs.
 KEPT_TAGS = ("live", "raises-exception", "stub", "check")
@@ -105,7 +106,7 @@ if "google.colab" in sys.modules:  # which has nothing of the lab yet
 
 # The book's own light colours: what `currentColor` and `.paper` mean on white paper.
 INK, PAPER, SOFT = "#14181e", "#ffffff", "#f3f4f5"
-LAB_CSS = Path(__file__).resolve().parent / "lab_sphinx" / "static" / "lab.css"
+LAB_CSS = TOOLS / "lab_sphinx" / "static" / "lab.css"
 
 
 class StudentError(ValueError):
@@ -216,12 +217,19 @@ class Book:
     def targets(self) -> dict[str, Target]:
         """What each label of the book points at."""
         found = {
-            posixpath.basename(docname): Target("page", docname, title)
-            for docname, title in GENERATED.items()
+            posixpath.basename(docname): Target("page", docname, first_heading(text))
+            for docname, text in GENERATED.items()
+            if text.exists()
         }
         for page in self.pages.values():
             found |= page.targets
         return found
+
+
+def first_heading(path: Path) -> str:
+    """The title of a Markdown file, or nothing."""
+    found = re.search(r"^# (.+)", path.read_text("utf-8"), re.MULTILINE)
+    return found[1].strip() if found else ""
 
 
 def notebook_path(book: Book, docname: str) -> Path:
