@@ -1,0 +1,558 @@
+"""Live systems for exercises: a server that a student wrote, and one to operate.
+
+``Program`` runs a student's server on a disk that we can hold, so that its loading
+takes as long as a check wants to look at it. ``System`` is a server under traffic,
+with the controls that a runbook needs; it keeps a log of what was done to it, and a
+record of what every request got. Processes and HTTP are real in both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import http.client
+import ipaddress
+import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import psutil
+
+from deploylab import ROOT, artifacts, servers, traffic
+
+# -- HTTP, one request at a time ---------------------------------------------------
+
+_JSON = {"Content-Type": "application/json", "Connection": "close"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """What came back for a request; status 0 and an ``error`` if nothing did."""
+
+    status: int
+    body: bytes = b""
+    error: str = ""
+    seconds: float = 0.0
+
+    @property
+    def text(self) -> str:
+        """The body as text."""
+        return self.body.decode(errors="replace")
+
+    @property
+    def said(self) -> str:
+        """The status or the error, to be put into a sentence: "gave 500"."""
+        return f"gave {self.status}" if self.status else f"got no answer ({self.error})"
+
+
+def ask(
+    address: tuple[str, int], path: str, body: bytes | None = None, timeout_s: float = 2
+) -> Reply:
+    """GET ``path``, or POST ``body`` to it; never raises."""
+    return SlowCaller(address, path, body, timeout_s, share=1).finish()
+
+
+class SlowCaller:
+    """A client that has sent the ``share`` of its body, and sends the rest later."""
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        path: str,
+        body: bytes | None,
+        timeout_s: float = 2,
+        share: float = 0.5,
+    ) -> None:
+        self._connection = http.client.HTTPConnection(*address, timeout=timeout_s)
+        self._started = time.monotonic()
+        self._failed = ""
+        sent = int(len(body or b"") * share)
+        self._rest = (body or b"")[sent:]
+        try:
+            self._connection.putrequest("GET" if body is None else "POST", path)
+            for name, value in _JSON.items():
+                self._connection.putheader(name, value)
+            if body is not None:
+                self._connection.putheader("Content-Length", str(len(body)))
+            self._connection.endheaders()
+            if sent:
+                self._connection.send(body[:sent])
+        except (OSError, http.client.HTTPException) as error:
+            self._failed = _shown(error)
+
+    def finish(self, timeout_s: float | None = None) -> Reply:
+        """Send what is left, and take the answer."""
+        try:
+            if self._failed:
+                return Reply(0, error=self._failed)
+            if timeout_s is not None:
+                self._connection.sock.settimeout(timeout_s)
+            # A server may refuse before it has read the whole body.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                if self._rest:
+                    self._connection.send(self._rest)
+            answer = self._connection.getresponse()
+            body = answer.read()
+            seconds = time.monotonic() - self._started
+            return Reply(answer.status, body, seconds=seconds)
+        except (OSError, http.client.HTTPException) as error:
+            return Reply(0, error=_shown(error))
+        finally:
+            self._connection.close()
+
+
+def _shown(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it did not come in time"
+    if isinstance(error, ConnectionRefusedError):
+        return "the connection was refused"
+    return "the connection was closed"
+
+
+# -- a server that a student wrote -------------------------------------------------
+
+#: What each Python of the student's program runs first. An audit hook sees every file
+#: that Python opens, so the program's own code stays as it is.
+_SLOW_DISK = '''\
+"""A disk that is slow, and that counts: opening the model waits for a sign."""
+
+import os
+import sys
+import time
+
+MODEL = os.environ["CHECK_MODEL"]
+LOG = os.environ["CHECK_LOG"]
+SIGN = os.environ["CHECK_SIGN"]
+
+
+def slow(event, arguments):
+    if event != "open" or not str(arguments[0]).endswith(MODEL):
+        return
+    fd = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(fd, b"x")
+    os.close(fd)
+    while not os.path.exists(SIGN):
+        time.sleep(0.01)
+
+
+sys.addaudithook(slow)
+'''
+
+
+class Service:
+    """A server that runs somewhere on this machine, at ``http://host:port``."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self.address = (parts.hostname or "127.0.0.1", parts.port or 80)
+
+    def ask(self, path: str, body: bytes | None = None, timeout_s: float = 2) -> Reply:
+        """GET ``path``, or POST ``body`` to it."""
+        return ask(self.address, path, body, timeout_s)
+
+    def slow_caller(self, path: str, body: bytes, timeout_s: float = 2) -> SlowCaller:
+        """A client that has sent half of its body."""
+        return SlowCaller(self.address, path, body, timeout_s)
+
+    def last_words(self) -> str:
+        """What its log says last; nothing is known of a log here."""
+        return ""
+
+    def died(self) -> str:
+        """How its process ended; "" while it lives, or where that is not known."""
+        return ""
+
+
+def is_here(url: str) -> bool:
+    """Whether a URL is plain HTTP on this machine."""
+    parts = urlsplit(url)
+    if parts.scheme != "http":
+        return False
+    try:
+        return ipaddress.ip_address(parts.hostname or "").is_loopback
+    except ValueError:
+        return parts.hostname == "localhost"
+
+
+class Program(Service):
+    """A server program under test, started with $PORT and $ARTIFACT.
+
+    Every time it opens the model file is counted (``loads``), and waits there until
+    ``let_load()``. It works in the current folder, which is the check's own, and
+    ends with the ``with`` block.
+    """
+
+    def __init__(self, file: Path, artifact: artifacts.Artifact) -> None:
+        self.file = file
+        folder = Path("disk").resolve()
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text(_SLOW_DISK, "utf-8")
+        self._log, self._sign = folder / "log", folder / "sign"
+        paths = [str(folder), os.environ.get("PYTHONPATH", "")]
+        self._env = {
+            "ARTIFACT": str(artifact.folder.resolve()),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "CHECK_MODEL": artifact.file.name,
+            "CHECK_LOG": str(self._log),
+            "CHECK_SIGN": str(self._sign),
+        }
+        self.started = time.monotonic()
+
+    def __enter__(self) -> Program:
+        self._server = servers.run(
+            [sys.executable, str(self.file)],
+            env=self._env,
+            cwd=self.file.parent,
+            wait=False,
+        )
+        super().__init__(self._server.url)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._server.stop(grace_s=0)
+
+    @property
+    def port(self) -> int:
+        """The port that it was told to listen on."""
+        return self._server.port
+
+    @property
+    def seconds(self) -> float:
+        """Since its start."""
+        return time.monotonic() - self.started
+
+    @property
+    def loads(self) -> int:
+        """How often the model file was opened."""
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def let_load(self) -> None:
+        """Let the model be read, from now on at once."""
+        self._sign.touch()
+
+    def terminate(self) -> None:
+        """Send it SIGTERM."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self._server.pid, signal.SIGTERM)
+
+    def died(self) -> str:
+        """How its process ended, as "exit code 1"; "" while it lives."""
+        try:
+            self._server.check()
+        except servers.ServerDied as error:
+            code = error.exit_code
+            if code is not None and code < 0:
+                return f"killed by {signal.Signals(-code).name}"
+            return f"exit code {code}"
+        return ""
+
+    def ended_within(self, seconds: float) -> bool:
+        """Wait for its end; whether it came."""
+        deadline = time.monotonic() + seconds
+        while not self.died():
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def ports(self) -> list[int]:
+        """The ports on which it listens."""
+        found = set()
+        for pid in self._server.processes():
+            with contextlib.suppress(psutil.Error):
+                for one in psutil.Process(pid).net_connections("tcp"):
+                    if one.status == psutil.CONN_LISTEN:
+                        found.add(one.laddr.port)
+        return sorted(found)
+
+    def last_words(self) -> str:
+        """What its log says last; see `last_words`."""
+        return last_words(self._server.log(200))
+
+
+_ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Artifact)\b")
+_ACCESS = re.compile(r'.*"(GET|POST|HEAD) \S+ HTTP|.*\[(INFO|DEBUG)\]')
+
+
+def last_words(log: str, limit: int = 150) -> str:
+    """The line of a log that says most: the last error, else the last line.
+
+    Lines about single requests do not count. Fit to stand between backticks.
+    """
+    lines = [line.strip() for line in log.splitlines()]
+    lines = [line for line in lines if line and not _ACCESS.match(line)]
+    errors = [line for line in lines if _ERROR.match(line)]
+    line = (errors or lines or [""])[-1].replace("`", "'")
+    return line if len(line) <= limit else f"{line[: limit - 4]} ..."
+
+
+# -- a system to operate -----------------------------------------------------------
+
+#: Requests a second, at regular times: enough that some are always in flight.
+RATE_PER_S = 30
+#: How long v1 takes for each request, and v2 to load its model.
+SLOW_S = 0.25
+LOADING_S = 1.0
+#: Traffic before the runbook begins, and after it has returned.
+BEFORE_S = 0.3
+AFTER_S = 0.7
+_TIMEOUT_S = 5.0
+
+
+def slow_to_load(folder: str) -> Callable:
+    """The book's service, with a model that takes ``LOADING_S`` longer to load."""
+    from deploylab import worker
+
+    load = artifacts.load
+
+    def slowly(*args: Any, **kwargs: Any) -> artifacts.Scorer:
+        time.sleep(LOADING_S)
+        return load(*args, **kwargs)
+
+    artifacts.load = slowly  # in a server process, which serves this and no other
+    service = ROOT / "book" / "listings" / "phishing_service.py"
+    return worker.load_factory(f"{service}:create_app")(folder)
+
+
+@dataclasses.dataclass(eq=False)
+class Instance:
+    """One running server of a version.
+
+    Times are seconds since the system's start; None for what has not happened.
+    """
+
+    name: str
+    version: str
+    server: servers.ModelServer = dataclasses.field(repr=False)
+    ready_s: float | None = None
+    stopped_s: float | None = None
+    killed_s: float | None = None
+
+    def ready(self) -> bool:
+        """Whether its model is loaded and warm."""
+        return self.server.state == "ready"
+
+    @property
+    def running(self) -> bool:
+        """Whether neither stop nor kill was ordered."""
+        return self.stopped_s is None and self.killed_s is None
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __deepcopy__(self, memo: dict) -> Instance:
+        return self  # a running server has no copy
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What one request of the traffic got. ``instance`` is None if nobody was routed.
+
+    Times are seconds since the system's start; status 0 means no answer.
+    """
+
+    sent_s: float
+    instance: Instance | None
+    status: int
+    error: str
+
+
+class System:
+    """Servers behind a list of addresses, under traffic that never pauses.
+
+        with live.System() as system:
+            new = system.start("v2")
+            system.wait_ready(new)
+            ...
+            print(system.log)
+
+    Callers send `RATE_PER_S` requests a second, each to the next address on the list
+    of those that are routed; they do not ask again when one fails. ``v1`` serves when
+    it begins.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._events: list[tuple[float, str, str]] = []
+        self._requests: list[Request] = []
+        self._over = threading.Event()
+        self._clean_up = contextlib.ExitStack()
+        self._artifacts: dict[str, artifacts.Artifact] = {}
+        self.instances: list[Instance] = []
+        self.routed: tuple[Instance, ...] = ()
+
+    def __enter__(self) -> System:
+        from deploylab import phishing
+
+        with self._clean_up as stack:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="system-"))
+            for name in ("v1", "v2"):
+                version = phishing.version(name)
+                self._artifacts[name] = artifacts.save(version, f"{folder}/{name}")
+            rows = phishing.split().test[phishing.CONTRACT.names]
+            bodies = traffic.bodies(np.random.default_rng(7), rows, 200)
+            self._began = time.monotonic()
+            stack.callback(self._stop_all)
+            self.v1 = self.start("v1")
+            self.wait_ready(self.v1)
+            self.route([self.v1])
+            self._sender = threading.Thread(target=self._send, args=(bodies,))
+            self._sender.start()
+            stack.callback(self.end_traffic)
+            self.watch(BEFORE_S)
+            self._clean_up = stack.pop_all()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._clean_up.close()
+
+    def __repr__(self) -> str:
+        return "system"
+
+    def __deepcopy__(self, memo: dict) -> System:
+        return self  # a running system has no copy
+
+    # -- the controls
+
+    def start(self, version: str) -> Instance:
+        """Start a server of "v1" or "v2"; it is not ready yet when this returns."""
+        if version not in self._artifacts:
+            known = ", ".join(repr(name) for name in self._artifacts)
+            raise ValueError(f"there is no version {version!r} here; there are {known}")
+        slow = version == "v1"
+        server = servers.start(
+            self._artifacts[version].folder,
+            servers.PHISHING_SERVICE if slow else f"{__name__}:slow_to_load",
+            threads=16,
+            faults={"slow": {"extra_s": SLOW_S}} if slow else {},
+            wait=False,
+        )
+        of_it = sum(other.version == version for other in self.instances)
+        name = version if not of_it else f"{version} ({of_it + 1})"
+        instance = Instance(name, version, server)
+        self.instances.append(instance)
+        self._note("start", name)
+        threading.Thread(target=self._await, args=(instance,), daemon=True).start()
+        return instance
+
+    def wait_ready(self, instance: Instance, timeout_s: float = 20) -> None:
+        """Wait until an instance is ready. Raises ServerError if it does not get so."""
+        instance.server.wait_ready(timeout_s)
+
+    def route(self, instances: Iterable[Instance]) -> None:
+        """Send the traffic to these instances in turn, from the next request on."""
+        if isinstance(instances, Instance):
+            instances = [instances]
+        routed = tuple(instances)
+        for one in routed:
+            if not isinstance(one, Instance):
+                raise TypeError(
+                    f"route takes instances, as `start` returns them, not {one!r}"
+                )
+        self.routed = routed
+        self._note("route", ", ".join(one.name for one in routed) or "nobody")
+
+    def stop(self, instance: Instance) -> None:
+        """SIGTERM: it answers what it has accepted, and ends. Returns when it has."""
+        if instance.running:
+            instance.stopped_s = self._note("stop", instance.name)
+            instance.server.stop()
+            self._note("ended", instance.name)
+
+    def kill(self, instance: Instance) -> None:
+        """SIGKILL: it ends at once."""
+        if instance.running:
+            instance.killed_s = self._note("kill", instance.name)
+            instance.server.stop(grace_s=0)
+
+    def watch(self, seconds: float) -> Any:
+        """Wait, then return how many requests got which status, by instance."""
+        import pandas as pd
+
+        time.sleep(seconds)
+        done = self.requests
+        names = [one.instance.name if one.instance else "nobody" for one in done]
+        statuses = [one.status or "no answer" for one in done]
+        return pd.crosstab(
+            pd.Series(names, name="instance", dtype=object),
+            pd.Series(statuses, name="status", dtype=object),
+        )
+
+    # -- what happened
+
+    @property
+    def log(self) -> Any:
+        """What was done to the system, as a table: seconds, event, instance."""
+        import pandas as pd
+
+        columns = ["seconds", "event", "instance"]
+        return pd.DataFrame(sorted(self._events), columns=columns).round(2)
+
+    @property
+    def requests(self) -> list[Request]:
+        """The requests that are over, in the order in which they were sent."""
+        return sorted(self._requests, key=lambda one: one.sent_s)
+
+    @property
+    def hurt(self) -> list[Request]:
+        """Those that did not get their prediction."""
+        return [one for one in self.requests if one.status != 200]
+
+    def end_traffic(self) -> None:
+        """Let the callers go home: nothing is sent from now on, all is answered."""
+        self._over.set()
+        self._sender.join()
+
+    # -- plumbing
+
+    def _note(self, event: str, name: str) -> float:
+        now = time.monotonic() - self._began
+        self._events.append((now, event, name))
+        return now
+
+    def _await(self, instance: Instance) -> None:
+        while instance.running and instance.server.state != "stopped":
+            if instance.ready():
+                instance.ready_s = self._note("ready", instance.name)
+                return
+            time.sleep(0.01)
+
+    def _send(self, bodies: list[bytes]) -> None:
+        began = time.monotonic()
+        with ThreadPoolExecutor(128) as pool:
+            for number in _numbers():
+                due = began + number / RATE_PER_S
+                if self._over.wait(max(0, due - time.monotonic())):
+                    return
+                routed = self.routed
+                instance = routed[number % len(routed)] if routed else None
+                pool.submit(self._one, instance, bodies[number % len(bodies)])
+
+    def _one(self, instance: Instance | None, body: bytes) -> None:
+        sent_s = time.monotonic() - self._began
+        reply = Reply(0, error="nobody was routed")
+        if instance is not None:
+            address = ("127.0.0.1", instance.server.port)
+            reply = ask(address, "/predict", body, _TIMEOUT_S)
+        self._requests.append(Request(sent_s, instance, reply.status, reply.error))
+
+    def _stop_all(self) -> None:
+        for instance in self.instances:
+            instance.server.stop(grace_s=0)
+
+
+def _numbers() -> Iterator[int]:
+    return iter(range(sys.maxsize))
