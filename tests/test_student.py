@@ -769,6 +769,19 @@ def run(path: Path) -> NotebookNode:
     return nbformat.read(path, as_version=4)
 
 
+def wrong_answers(notebook: NotebookNode) -> list[str]:
+    """The cells whose check did not answer as it must answer an empty stub."""
+    found = []
+    for cell in notebook.cells:
+        outputs = "\n".join(said(cell))
+        is_check = "check" in cell.metadata.get("tags", [])
+        if "The checker broke" in outputs or (
+            is_check and "Not started" not in outputs
+        ):
+            found.append(cell.source)
+    return found
+
+
 def said(cell: NotebookNode) -> Iterator[str]:
     """The outputs of a cell, as text and as HTML."""
     for output in cell.get("outputs", []):
@@ -786,11 +799,7 @@ def test_real_notebook_runs_with_its_stubs(docname, tmp_path):
     path = tmp_path / NOTEBOOKS / Path(docname).relative_to("book")
     notebook = run(path.with_suffix(".ipynb"))
     assert any(text.strip() for cell in notebook.cells for text in said(cell))
-    for cell in notebook.cells:
-        outputs = "\n".join(said(cell))
-        assert "The checker broke" not in outputs, cell.source
-        if "check" in cell.metadata.get("tags", []):
-            assert "Not started" in outputs, cell.source
+    assert wrong_answers(notebook) == []
 
 
 def make_notebooks_in(folder: Path) -> None:
@@ -801,12 +810,23 @@ def make_notebooks_in(folder: Path) -> None:
         nbformat.write(notebook, target)
 
 
+@pytest.mark.parametrize(
+    ("answer", "red"),
+    [("Not started", 0), ("Done", 1), ("Not started. The checker broke", 1), ("", 1)],
+)
+def test_a_check_that_answers_a_stub_otherwise_is_red(make, answer, red):
+    notebook = make(PAGE)
+    check = next(c for c in notebook.cells if "check" in c.metadata.get("tags", []))
+    data = {"text/plain": answer, "text/html": f"<b>{answer}</b>"}
+    check.outputs = [nbformat.v4.new_output("display_data", data=data)]
+    assert len(wrong_answers(notebook)) == red
+
+
 @pytest.mark.slow
 def test_a_notebook_that_breaks_is_red(make):
     """The planted faults of gate G2: a cell that fails, and one that is meant to."""
-    fails = HEADER + "```{code-cell} ipython3\n%s1 / 0\n```\n"
     for tags, red in (("", True), (":tags: [raises-exception]\n", False)):
-        make(fails % tags)
+        make(f"{HEADER}```{{code-cell}} ipython3\n{tags}1 / 0\n```\n")
         make_notebooks(make.root)
         path = make.root / NOTEBOOKS / "serving/serve.ipynb"
         if red:
