@@ -21,7 +21,7 @@ from pages import Cell, Finding, Page, pages_in_toc, pages_on_disk
 GENERATED = {"book/reference/trust"}
 
 MAX_LINES = 25
-MAX_PROGRAM_LINES = 50
+MAX_PROGRAM_LINES = 60
 MAX_WIDTH = 79
 MAX_CLAIM_LINES = 3
 
