@@ -1,0 +1,1062 @@
+"""Checks for *Serve a model over HTTP*."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import math
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploylab.exercises.engine import Right, Trial, Wrong, exercise, show
+from deploylab.exercises.kinds import Before, Guess, order, prediction
+
+#: A small contract, in which the two fields differ.
+ALLOWED = {"https": [0.0, 0.5, 1.0], "ip_in_url": [0.0, 1.0]}
+
+#: What callers have been seen to send for a number, and close misses of the codes.
+SENT = (
+    *(0, 1, 0.0, 0.5, 1.0, -1, 2, 0.25, 0.499, 1.0001, 1e308, 10**30),
+    *(None, True, False, "", "0", "0.5", "yes", "nan"),
+    *(float("nan"), float("inf"), float("-inf"), [], [0.5], [None], {}, {"a": 1}),
+)
+
+
+def _broken_fields(payload: dict[str, Any], allowed: dict[str, list]) -> set[str]:
+    """The fields that break the contract, decided from the value's JSON kind."""
+    broken = payload.keys() ^ allowed.keys()
+    for name in payload.keys() & allowed.keys():
+        value = payload[name]
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or all(value != code for code in allowed[name]):
+            broken.add(name)
+    return broken
+
+
+def _named(t: Trial, payload: dict[str, Any]) -> set[str]:
+    """The fields that the student's function names for a payload."""
+    names = t.call(payload, ALLOWED, gives="list")
+    t.need(
+        all(isinstance(name, str) for name in names),
+        "not-names",
+        f"{t.said}.",
+        "A caller looks for the field by its name.",
+        "Put the names of the fields into the list, and nothing else.",
+    )
+    t.need(
+        len(set(names)) == len(names),
+        "named-twice",
+        f"{t.said}: a name stands there twice.",
+        "A caller with one mistake should read of one.",
+        "Follow one field through your function: where is it added again?",
+    )
+    return set(names)
+
+
+@exercise(
+    hints={
+        "*": [
+            "Two lists have to be compared: the names that came, and the names that "
+            "the contract has. What can differ?",
+            "Walk over the contract for what is missing or not allowed, and over the "
+            "payload for what the contract does not know.",
+            "1 names that nobody asked for, 2 for each name of the contract: is it "
+            "there, 3 is it a number, 4 is it one of the codes.",
+        ],
+        "zero-refused": [
+            "`if not value` is true for `None`, for an empty text, and for 0. Which of "
+            "them did you mean?"
+        ],
+        "bool-accepted": [
+            "In Python `True == 1`, and `isinstance(True, int)`. What does "
+            "`type(True)` say?"
+        ],
+        "nan-accepted": [
+            "Every comparison with NaN is false. Ask what makes a value right, not "
+            "what makes it bad."
+        ],
+        "first-only": ["A `return` inside a loop ends the loop at the first field."],
+    },
+    not_checked="Whether the body was JSON at all, how large it was, and whether a "
+    "name occurred twice in it: `json.loads` keeps the last one and says nothing.",
+    notice="A list of what is allowed needs no list of what is not.",
+    wrong=[
+        Wrong(
+            "takes 0 for missing",
+            "zero-refused",
+            patch=(("value = payload.get(name)", "value = payload.get(name) or None"),),
+        ),
+        Wrong(
+            "wants whole numbers",
+            "good-refused",
+            patch=(("(int, float)", "(int,)"),),
+        ),
+        Wrong(
+            "wants a float",
+            "int-refused",
+            patch=(("(int, float)", "(float,)"),),
+        ),
+        Wrong(
+            "looks at what came only",
+            "missing-ignored",
+            patch=(
+                (
+                    "value = payload.get(name)",
+                    "value = payload.get(name, values[0])",
+                ),
+            ),
+        ),
+        Wrong(
+            "takes every name for granted",
+            "crash",
+            patch=(("payload.get(name)", "payload[name]"),),
+        ),
+        Wrong(
+            "looks at types only",
+            "not-allowed-accepted",
+            patch=((" or value not in values", ""),),
+        ),
+        Wrong(
+            "a range for a list",
+            "range-not-list",
+            patch=(("value not in values", "not values[0] <= value <= values[-1]"),),
+        ),
+        Wrong(
+            "one list for all fields",
+            "one-list-for-all",
+            patch=(("value not in values", "value not in (0, 0.5, 1)"),),
+        ),
+        Wrong(
+            "isinstance lets true in",
+            "bool-accepted",
+            patch=(("type(value) in (int, float)", "isinstance(value, (int, float))"),),
+        ),
+        Wrong(
+            "converts before it looks",
+            "text-accepted",
+            source="""
+            def problems(payload, allowed):
+                bad = [name for name in payload if name not in allowed]
+                for name, values in allowed.items():
+                    value = payload.get(name)
+                    try:
+                        if isinstance(value, bool) or float(value) not in values:
+                            bad.append(name)
+                    except (TypeError, ValueError):
+                        bad.append(name)
+                return bad
+            """,
+        ),
+        Wrong(
+            "null passes as a number not given",
+            "null-accepted",
+            patch=(
+                (
+                    "if not is_number",
+                    "if name in payload and value is None:\n            continue\n"
+                    "        if not is_number",
+                ),
+            ),
+        ),
+        Wrong(
+            "refuses what lies outside",
+            "nan-accepted",
+            patch=(
+                (
+                    "value not in values",
+                    "any(value < v for v in values[:1])"
+                    " or any(value > v for v in values[-1:])"
+                    " or value == value and value not in values",
+                ),
+            ),
+        ),
+        Wrong(
+            "looks at its own names only",
+            "unknown-ignored",
+            patch=(("[name for name in payload if name not in allowed]", "[]"),),
+        ),
+        Wrong(
+            "stops at the first",
+            "first-only",
+            patch=(("return bad", "return bad[:1]"),),
+        ),
+        Wrong(
+            "names a field twice",
+            "named-twice",
+            patch=(
+                (
+                    "return bad",
+                    "return bad + [name for name in allowed if name not in payload]",
+                ),
+            ),
+        ),
+        Wrong(
+            "gives names with reasons",
+            "not-names",
+            patch=(("return bad", 'return [(name, "bad") for name in bad]'),),
+        ),
+        Wrong(
+            "rounds before it looks",
+            "off",
+            patch=(
+                (
+                    "value not in values",
+                    "abs(value) < 9 and round(value, 2) not in values"
+                    " or not abs(value) < 9",
+                ),
+            ),
+        ),
+    ],
+    also_right=[
+        Right(
+            "with sets, and names in another order",
+            source="""
+            def problems(payload, allowed):
+                def good(name):
+                    value = payload[name]
+                    if isinstance(value, bool):
+                        return False
+                    if not isinstance(value, (int, float)):
+                        return False
+                    return any(value == code for code in allowed[name])
+
+                known = set(payload) & set(allowed)
+                bad = set(payload) ^ set(allowed)
+                return sorted(bad | {name for name in known if not good(name)})
+            """,
+        ),
+        Right(
+            "by the text that JSON writes",
+            source="""
+            import json
+
+            def problems(payload, allowed):
+                names = list(dict.fromkeys([*allowed, *payload]))
+                def fine(name):
+                    if name not in payload or name not in allowed:
+                        return False
+                    codes = {json.dumps(v) for v in allowed[name]}
+                    codes |= {json.dumps(int(v)) for v in allowed[name] if v == int(v)}
+                    return json.dumps(payload[name]) in codes
+                return tuple(name for name in names if not fine(name))
+            """,
+        ),
+    ],
+)
+def validate_request(t: Trial) -> None:
+    """The names of the fields that break a contract."""
+    found = _named(t, {"https": 0.5, "ip_in_url": 1.0})
+    t.need(
+        not found,
+        "good-refused",
+        f"{t.said}, and the payload keeps the contract.",
+        "A caller who did everything right is turned away.",
+        "Both values are in their lists: find the condition that refuses one.",
+    )
+    found = _named(t, {"https": 0.0, "ip_in_url": 0.0})
+    t.need(
+        not found,
+        "zero-refused",
+        f"{t.said}, and 0 is an allowed value of both fields.",
+        "Every caller with a 0 is refused, and a 0 is the usual value of many fields.",
+        "Tell a value that is 0 from a value that is not there.",
+    )
+    found = _named(t, {"https": 1, "ip_in_url": 0})
+    t.need(
+        not found,
+        "int-refused",
+        f"{t.said}. JSON has one kind of number: 1 and 1.0 are the same.",
+        "Many languages write 1.0 as 1.",
+        "Accept whole numbers too.",
+    )
+    t.good("good payloads pass, with 0 and with whole numbers")
+    found = _named(t, {"https": 0.5})
+    t.need(
+        found == {"ip_in_url"},
+        "missing-ignored",
+        f"{t.said}; `ip_in_url` is missing.",
+        "A model that gets no value invents one, or the row moves by one place.",
+        "Walk over the names of the contract as well.",
+    )
+    t.good("a missing field is named")
+    found = _named(t, {"https": 7, "ip_in_url": 1})
+    t.need(
+        found == {"https"},
+        "not-allowed-accepted",
+        f"{t.said}; `https` may be 0, 0.5 or 1.",
+        "A model answers for any number, also for one that it has never seen.",
+        "Compare the value with the list of its field.",
+    )
+    found = _named(t, {"https": 0.25, "ip_in_url": 1})
+    t.need(
+        found == {"https"},
+        "range-not-list",
+        f"{t.said}; `https` may be 0, 0.5 or 1, and 0.25 is none of them.",
+        "Codes are names that look like numbers: between two of them lies nothing.",
+        "Ask whether the value is one of the list, not whether it lies between.",
+    )
+    found = _named(t, {"https": 0.5, "ip_in_url": 0.5})
+    t.need(
+        found == {"ip_in_url"},
+        "one-list-for-all",
+        f"{t.said}; 0.5 is allowed for `https`, and not for `ip_in_url`.",
+        "What is a code for one field is nonsense for another.",
+        "Use the list of the field that you look at.",
+    )
+    t.good("a number that is not one of the field's codes is named")
+    found = _named(t, {"https": 0.5, "ip_in_url": True})
+    t.need(
+        found == {"ip_in_url"},
+        "bool-accepted",
+        f"{t.said}; `true` is not a number in JSON.",
+        "In Python `True == 1`, so it slips in here, and another language refuses it.",
+        "Look at the kind of the value before you compare it.",
+    )
+    found = _named(t, {"https": "0.5", "ip_in_url": 1})
+    t.need(
+        found == {"https"},
+        "text-accepted",
+        f'{t.said}; `"0.5"` is a text.',
+        "Today it can be converted; tomorrow somebody sends a comma.",
+        "Look at the kind of the value, and convert nothing.",
+    )
+    found = _named(t, {"https": None, "ip_in_url": 1})
+    t.need(
+        found == {"https"},
+        "null-accepted",
+        f"{t.said}; `null` is not a number.",
+        "This is the request that began this chapter: it became NaN and an answer 200.",
+        "Treat a name with `null` as you treat any other value that is no number.",
+    )
+    found = _named(t, {"https": math.nan, "ip_in_url": 1})
+    t.need(
+        found == {"https"},
+        "nan-accepted",
+        f"{t.said}; `json.loads` reads `NaN` as a float, and no list contains it.",
+        "NaN is neither below nor above anything, so it passes every test of a range.",
+        "Ask which values are allowed, not which are outside.",
+    )
+    t.good("`true`, text, `null` and NaN are named")
+    found = _named(t, {"https": 0.5, "ip_in_url": 1, "https_": 1})
+    t.need(
+        found == {"https_"},
+        "unknown-ignored",
+        f"{t.said}; the contract has no field `https_`.",
+        "A misspelt name is thrown away without a word, and with it what it meant.",
+        "Look for names in the payload that the contract does not have.",
+    )
+    found = _named(t, {"https": 7, "https_": 1})
+    t.need(
+        found == {"https", "https_", "ip_in_url"},
+        "first-only",
+        f"{t.said}; `https`, `https_` and `ip_in_url` all break the contract.",
+        "A caller who is told one mistake at a time comes back once for each.",
+        "Go on after the first field.",
+    )
+    for _ in range(60):
+        names = ("https", "ip_in_url", "https_")
+        picks = t.rng.integers(len(SENT), size=3)
+        kept = t.rng.random(3) < (0.9, 0.9, 0.2)
+        payload = {
+            name: SENT[pick]
+            for name, pick, keep in zip(names, picks, kept, strict=True)
+            if keep
+        }
+        found = _named(t, payload)
+        right = _broken_fields(payload, ALLOWED)
+        t.need(
+            found == right,
+            "off",
+            f"{t.said}; {_list(right) or 'nothing'} breaks the contract (0, 0.5, 1 for "
+            "`https`; 0, 1 for `ip_in_url`).",
+            "",
+            "Run this call in a cell of its own, and follow each field.",
+        )
+    t.good("all of them at once, and any other mixture")
+
+
+def _list(names: set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+SERVICE_MS = 10.0
+
+
+@functools.cache
+def _p99_ms(load: float) -> float:
+    """p99 of latency in ms at a share of the capacity, as the page simulates it.
+
+    The recursion without a loop: a waiting time is how far the sum of (service - gap)
+    has risen above its lowest point so far.
+    """
+    rng = np.random.default_rng(7)
+    gaps_ms = rng.exponential(SERVICE_MS / load, size=400_000)
+    gaps_ms[0] = SERVICE_MS  # the first request waits for nobody
+    level = np.cumsum(SERVICE_MS - gaps_ms)
+    waits_ms = level - np.minimum.accumulate(level)
+    return float(np.quantile(waits_ms + SERVICE_MS, 0.99))
+
+
+predict_p99 = prediction(
+    "predict_p99",
+    truth=lambda: _p99_ms(0.9),
+    tolerance=(0.65, 1.6),
+    guesses=[
+        Guess(
+            10,
+            48,
+            "no-queue",
+            "That is a server at which the load adds nothing to the wait. Requests do "
+            "not come one after the other in step: some come together.",
+            "Ask how much room is left for the server to catch up after a crowd.",
+        ),
+        Guess(
+            float("-inf"),
+            10,
+            "below-service",
+            "The work alone takes 10 ms, and nobody can wait less than nothing.",
+            "Begin with the 10 ms, and add the wait in front of it.",
+        ),
+        Guess(
+            48,
+            100,
+            "straight-line",
+            "This is the straight-line guess: 9/5 of the load, 9/5 of the latency. The "
+            "server's spare time does not shrink by 9/5, it shrinks to a fifth.",
+            "Look at what is left over: half of the time at 50 %, a tenth at 90 %.",
+        ),
+        Guess(
+            100,
+            144,
+            "bends-too-little",
+            "You expect a bend, and it is sharper than that: waiting grows with one "
+            "over the share of time that is left.",
+            "How many times smaller is the share left at 90 % than at 50 %?",
+        ),
+        Guess(
+            300,
+            float("inf"),
+            "too-steep",
+            "At 90 % the server still catches up, and the queue still empties: it is "
+            "long, and it has an end.",
+            "How many times smaller is the share left at 90 % than at 50 %?",
+        ),
+    ],
+    what="At 90 % load p99",
+    unit="ms",
+    hints={
+        "*": [
+            "After a crowd the server works off the queue in the time that is left "
+            "over. How much is left over at 50 %, and how much at 90 %?",
+            "If a queue drains five times more slowly, how long does one wait in it?",
+        ]
+    },
+    not_checked="How you came to your number; and your own service, whose work does "
+    "not always take 10 ms.",
+    notice="Latency follows the room that is left, not the load. From 90 % on, one "
+    "more percent costs more than all the percents before it.",
+)
+
+
+#: The fields of a probe in Kubernetes, with the default and the least value of each.
+NUMBERS = {
+    "initialDelaySeconds": (0, 0),
+    "periodSeconds": (10, 1),
+    "timeoutSeconds": (1, 1),
+    "successThreshold": (1, 1),
+    "failureThreshold": (3, 1),
+    "terminationGracePeriodSeconds": (30, 1),
+}
+HTTP_GET = ("path", "port", "scheme", "host", "httpHeaders")
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
+PATHS = ("/health", "/ready")
+PORT = 8000
+
+LOADS_S = (90, 180)
+IN_TRAFFIC_S = 30
+HANG_S = 60
+LOADING_HANG_S = 300
+#: When an incident begins, in seconds after the container's start; several moments,
+#: because it may come before a probe or behind it.
+BEGINS_S = tuple(240.5 + step for step in range(10))
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service with one fault at most; times in seconds after its start.
+
+    It listens after 2 s. ``/health`` is 200 from then on, ``/ready`` once the model
+    is loaded. In ``frozen`` nothing is answered before its end, in ``away`` the
+    feature store is gone and ``/ready`` is 503, in ``full`` an answer takes 3 s.
+    """
+
+    load_s: float = 90
+    frozen: tuple[float, float] = (math.inf, math.inf)
+    away: tuple[float, float] = (math.inf, math.inf)
+    full: tuple[float, float] = (math.inf, math.inf)
+
+    def answers(self, path: str, at_s: float) -> tuple[bool, float]:
+        """Whether a probe sent then gets 200, and after how many seconds."""
+        if at_s < 2:
+            return False, 0.0
+        wait_s = 3.0 if self.full[0] <= at_s < self.full[1] else 0.01
+        if self.frozen[0] <= at_s < self.frozen[1]:
+            wait_s += self.frozen[1] - at_s
+        away = self.away[0] <= at_s < self.away[1]
+        ready = at_s >= self.load_s and not away
+        return path == "/health" or ready, wait_s
+
+
+@dataclass(frozen=True)
+class Life:
+    """One life of a container: when and by which probe it ended, when it had traffic.
+
+    ``traffic`` holds (second, whether traffic comes from then on).
+    """
+
+    ended_s: float
+    ended_by: str
+    traffic: list[tuple[float, bool]]
+
+    def first_traffic_s(self) -> float:
+        """When requests were first sent to it; infinity for never."""
+        return next((at_s for at_s, on in self.traffic if on), math.inf)
+
+    def has_traffic(self, at_s: float) -> bool:
+        """Whether requests are sent to it at that moment."""
+        states = [on for since_s, on in self.traffic if since_s <= at_s < self.ended_s]
+        return bool(states) and states[-1]
+
+
+def _changes(
+    probe: Mapping[str, Any], service: Service, begin_s: float, until_s: float, ok: bool
+) -> list[tuple[float, bool]]:
+    """When a probe's verdict changed, and to what, as the kubelet counts.
+
+    The verdict begins as ``ok``; so many failures or successes in a row change it.
+    The next probe leaves a period after the last one, or once that one has ended.
+    """
+    at_s = begin_s + probe["initialDelaySeconds"]
+    changes, run = [], 0
+    while at_s < until_s:
+        good, took_s = service.answers(probe["path"], at_s)
+        good = good and took_s <= probe["timeoutSeconds"]
+        end_s = at_s + min(took_s, probe["timeoutSeconds"])
+        run = run + 1 if good != ok else 0
+        wanted = probe["successThreshold" if good else "failureThreshold"]
+        if good != ok and run >= wanted:
+            ok, run = good, 0
+            changes.append((end_s, ok))
+        at_s = max(at_s + probe["periodSeconds"], end_s)
+    return changes
+
+
+def _life(probes: Mapping[str, Any], service: Service, until_s: float) -> Life:
+    """Replay what the kubelet would do with a container, to its end or ``until_s``.
+
+    Until the startup probe succeeds there is no other probe and no traffic. Failures
+    in a row of the startup or liveness probe end the container, those of the
+    readiness probe take it out of traffic. Without a probe its answer counts as good.
+    """
+    started_s = 0.0
+    if startup := probes.get("startupProbe"):
+        patience = startup["failureThreshold"]
+        at_s = float(startup["initialDelaySeconds"])
+        while True:
+            good, took_s = service.answers(startup["path"], at_s)
+            started_s = at_s + min(took_s, startup["timeoutSeconds"])
+            if good and took_s <= startup["timeoutSeconds"]:
+                break
+            patience -= 1
+            if patience == 0:
+                return Life(started_s, "startupProbe", [])
+            at_s = max(at_s + startup["periodSeconds"], started_s)
+            if at_s >= until_s:
+                return Life(math.inf, "", [])
+    ended_s, ended_by = math.inf, ""
+    if liveness := probes.get("livenessProbe"):
+        failed = _changes(liveness, service, started_s, until_s, True)
+        if failed:
+            ended_s, ended_by = failed[0][0], "livenessProbe"
+    traffic = [(started_s, True)]
+    if readiness := probes.get("readinessProbe"):
+        traffic = _changes(readiness, service, started_s, min(until_s, ended_s), False)
+    return Life(ended_s, ended_by, traffic)
+
+
+def _read_probes(t: Trial) -> dict[str, dict[str, Any]]:
+    """The probes of the student's file, each with its path and all its numbers."""
+    import yaml
+
+    try:
+        text = Path(t.thing).read_text("utf-8", errors="replace")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        said = getattr(error, "problem", None) or type(error).__name__
+        t.stop(
+            "not-yaml",
+            f"The file cannot be read as YAML{where}: `{show(said, 60)}`.",
+            "",
+            "Compare the indentation and the colons with the file that was given.",
+        )
+    t.need(
+        isinstance(content, dict),
+        "not-yaml",
+        f"The file holds `{show(content, 40)}`, not names with values.",
+        "",
+        "Begin lines with the names of the probes, and indent their fields below.",
+    )
+    _known(t, content, PROBES, "the file")
+    t.good("valid YAML")
+    return {
+        name: _read_probe(t, name, probe)
+        for name, probe in content.items()
+        if probe is not None
+    }
+
+
+def _read_probe(t: Trial, name: str, probe: Any) -> dict[str, Any]:
+    """One probe with its path, and defaults for the numbers that it leaves out."""
+    t.need(
+        isinstance(probe, dict) and isinstance(probe.get("httpGet"), dict),
+        "no-http-get",
+        f"`{name}` has no `httpGet` with a path and a port.",
+        "A probe that asks nothing is refused, and so is the whole manifest.",
+        "Say what the probe asks: `httpGet: {path: ..., port: ...}`.",
+    )
+    allowed = [field for field in NUMBERS if not field.startswith("termination")]
+    if name != "readinessProbe":
+        allowed.append("terminationGracePeriodSeconds")
+    _known(t, probe, ("httpGet", *allowed), f"`{name}`")
+    _known(t, probe["httpGet"], HTTP_GET, f"`httpGet` of `{name}`")
+    read = {}
+    for field, (default, least) in NUMBERS.items():
+        value = probe.get(field, default)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        t.need(
+            whole and least <= value < 2**31,
+            "bad-value",
+            f"`{field}` of `{name}` is `{show(value, 40)}`.",
+            "Kubernetes refuses the manifest.",
+            f"Write a whole number of at least {least}, without a unit.",
+        )
+        read[field] = value
+    t.need(
+        read["successThreshold"] == 1 or name == "readinessProbe",
+        "bad-value",
+        f"`successThreshold` of `{name}` is `{read['successThreshold']}`.",
+        "Kubernetes refuses any other number than 1 there.",
+        "Leave `successThreshold` out of this probe.",
+    )
+    path, port = (probe["httpGet"].get(key) for key in ("path", "port"))
+    t.need(
+        path in PATHS and port == PORT and not isinstance(port, bool),
+        "nothing-there",
+        f"`{name}` asks `{show(path, 40)}` at port `{show(port, 40)}`.",
+        "Where nobody answers 200, every probe fails, for ever.",
+        "Take one of the two addresses of the service, and its port.",
+    )
+    return {**read, "path": path}
+
+
+def _known(t: Trial, fields: dict, known: tuple | list, where: str) -> None:
+    """End the trial at a field that is not known there."""
+    for field in fields:
+        near = difflib.get_close_matches(str(field), [str(k) for k in known], n=1)
+        do = f"Did you mean `{near[0]}`?" if near else "Leave this field out."
+        t.need(
+            field in known,
+            "unknown-field",
+            f"`{show(field, 40)}` in {where} is not a field that Kubernetes has there.",
+            "It is refused at best; at worst it is dropped, and the default holds.",
+            do,
+        )
+
+
+def _file(text: str) -> str:
+    """The source of a cell that writes such a file."""
+    return f"%%writefile {{work}}/probes.yaml\n{textwrap.dedent(text).strip()}\n"
+
+
+@exercise(
+    "configuration",
+    starting="64243a7a9ce5365a",
+    hints={
+        "*": [
+            "For each probe: what does Kubernetes do when it fails, and would that "
+            "help in each of the incidents?",
+            "Readiness may follow `/ready` closely, because leaving the traffic is "
+            "harmless. A restart is not: it costs the whole loading time.",
+            "1 who asks which address, 2 how long a restart must be held back "
+            "(pause, full load), 3 how soon it must come (hang): between the two lie "
+            "period times threshold, 4 the time for loading.",
+        ],
+        "restart-loop": [
+            "How many failures in a row does the probe allow, and how many seconds are "
+            "they apart? Is that longer than the slowest loading?",
+            "A startup probe keeps the others away until the model is there. Or let "
+            "liveness ask an address that answers while the model loads.",
+        ],
+        "restart-storm": [
+            "How many probes in a row can fall into 8 seconds? Count their timeouts."
+        ],
+        "timeout-too-short": [
+            "What is `timeoutSeconds` if you leave it out? The answer takes 3 seconds."
+        ],
+        "hang-unnoticed": [
+            "In the worst case the hang begins right after a probe: count period times "
+            "threshold, and one timeout."
+        ],
+    },
+    not_checked="Other times than those of the incidents; whether a full instance "
+    "should leave the traffic, which gives the others more; and what Kubernetes does "
+    "beside it: grace periods, and longer and longer waits between restarts.",
+    notice="Readiness may be hasty, since it costs nothing to come back. Liveness has "
+    "to be slower than any pause, and quicker than your patience.",
+    wrong=[
+        Wrong(
+            "no YAML",
+            "not-yaml",
+            source=_file("livenessProbe: {httpGet: {path: /health"),
+        ),
+        Wrong("a list", "not-yaml", source=_file("- livenessProbe\n- readinessProbe")),
+        Wrong(
+            "a whole manifest's field",
+            "unknown-field",
+            source=_file("apiVersion: v1\nkind: Pod"),
+        ),
+        Wrong(
+            "a misspelt field",
+            "unknown-field",
+            patch=(("periodSeconds", "periodsSeconds"),),
+        ),
+        Wrong(
+            "a path outside httpGet",
+            "no-http-get",
+            patch=(("httpGet: {path: /health, port: 8000}", "path: /health"),),
+        ),
+        Wrong("seconds with a unit", "bad-value", patch=((": 10\n", ": 10s\n"),)),
+        Wrong(
+            "two successes for liveness",
+            "bad-value",
+            patch=(("  failureThreshold: 4", "  successThreshold: 2"),),
+        ),
+        Wrong(
+            "an address that is none",
+            "nothing-there",
+            patch=(("/health", "/healthz"),),
+        ),
+        Wrong(
+            "the colleague's file, one threshold higher",
+            "restart-loop",
+            source=_file(
+                """
+            readinessProbe:
+              httpGet: {path: /ready, port: 8000}
+            livenessProbe:
+              httpGet: {path: /ready, port: 8000}
+              failureThreshold: 4
+            """
+            ),
+        ),
+        Wrong(
+            "time for a fast machine only",
+            "restart-loop",
+            patch=(("failureThreshold: 25", "failureThreshold: 12"),),
+        ),
+        Wrong(
+            "no readiness, and no startup probe",
+            "early-traffic",
+            source=_file(
+                """
+            livenessProbe:
+              httpGet: {path: /health, port: 8000}
+              timeoutSeconds: 5
+              failureThreshold: 4
+            """
+            ),
+        ),
+        Wrong(
+            "/health for everything",
+            "early-traffic",
+            patch=(("/ready", "/health"),),
+        ),
+        Wrong(
+            "a readiness probe once in five minutes",
+            "late-traffic",
+            patch=(
+                ("readinessProbe:\n", "readinessProbe:\n  initialDelaySeconds: 300\n"),
+            ),
+        ),
+        Wrong(
+            "hasty liveness",
+            "restart-storm",
+            patch=(
+                (
+                    "  periodSeconds: 10\n  timeoutSeconds: 5\n  failureThreshold: 4",
+                    "  periodSeconds: 2\n  timeoutSeconds: 3\n  failureThreshold: 2",
+                ),
+            ),
+        ),
+        Wrong(
+            "the default timeout",
+            "timeout-too-short",
+            patch=(("  timeoutSeconds: 5\n", ""),),
+        ),
+        Wrong(
+            "liveness asks /ready, after a startup probe",
+            "dependency-restart",
+            patch=(("path: /health", "path: /ready"),),
+        ),
+        Wrong(
+            "a startup probe for readiness",
+            "not-taken-out",
+            source=_file(
+                """
+            startupProbe:
+              httpGet: {path: /ready, port: 8000}
+              failureThreshold: 25
+            livenessProbe:
+              httpGet: {path: /health, port: 8000}
+              timeoutSeconds: 5
+              failureThreshold: 4
+            """
+            ),
+        ),
+        Wrong(
+            "no liveness",
+            "hang-unnoticed",
+            source=_file(
+                """
+            readinessProbe:
+              httpGet: {path: /ready, port: 8000}
+            """
+            ),
+        ),
+        Wrong(
+            "very patient liveness",
+            "hang-unnoticed",
+            patch=(("failureThreshold: 4", "failureThreshold: 12"),),
+        ),
+        Wrong(
+            "a startup probe without end",
+            "start-hang",
+            patch=(("failureThreshold: 25", "failureThreshold: 100"),),
+        ),
+    ],
+    also_right=[
+        Right(
+            "no startup probe, since /health answers while the model loads",
+            source=_file(
+                """
+            readinessProbe: {httpGet: {path: /ready, port: 8000}, periodSeconds: 2}
+            livenessProbe:
+              httpGet:
+                port: 8000
+                path: /health
+              periodSeconds: 15
+              timeoutSeconds: 4
+            """
+            ),
+        ),
+        Right(
+            "a delay for liveness",
+            source=_file(
+                """
+            livenessProbe:
+              httpGet: {path: /health, port: 8000, scheme: HTTP}
+              initialDelaySeconds: 190
+              periodSeconds: 5
+              failureThreshold: 6
+              timeoutSeconds: 4
+              terminationGracePeriodSeconds: 10
+            readinessProbe:
+              httpGet: {path: /ready, port: 8000}
+              periodSeconds: 3
+              successThreshold: 2
+            """
+            ),
+        ),
+    ],
+)
+def probes(t: Trial) -> None:
+    """Probes that survive loading, a pause, full load, an outage and a hang."""
+    config = _read_probes(t)
+    for load_s in LOADS_S:
+        life = _life(config, Service(load_s=load_s), 2 * LOADING_HANG_S)
+        t.need(
+            not life.ended_by,
+            "restart-loop",
+            f"The model needs {load_s} s to load, and `{life.ended_by}` restarted it "
+            f"after {life.ended_s:.0f} s. The next life ends the same way.",
+            "The service never gets ready, and each restart is the probe's fault.",
+            "Compare the time that this probe gives with the time for loading.",
+        )
+        t.need(
+            life.first_traffic_s() >= load_s,
+            "early-traffic",
+            f"Requests came after {life.first_traffic_s():.0f} s; the model was loaded "
+            f"after {load_s} s.",
+            "Users were answered with 503 until then, at each release.",
+            "Ask which probe keeps the traffic away, and which address it asks.",
+        )
+        t.need(
+            life.first_traffic_s() <= load_s + IN_TRAFFIC_S,
+            "late-traffic",
+            f"The model was loaded after {load_s} s, and {IN_TRAFFIC_S} s later still "
+            "no request came.",
+            "A release waits for this, and so does a rollback.",
+            "Look for the delay or the period that is longer than it has to be.",
+        )
+    t.good(f"models that load for {LOADS_S[0]} and for {LOADS_S[1]} s get ready, once")
+    for begin_s in BEGINS_S:
+        life = _life(config, Service(frozen=(begin_s, begin_s + 8)), begin_s + 60)
+        t.need(
+            not life.ended_by,
+            "restart-storm",
+            f"A pause of 8 s, and `{life.ended_by}` restarted the container "
+            f"{life.ended_s - begin_s:.0f} s after it began.",
+            "Under load all instances pause now and then. Each restart gives the "
+            "others more load, for as long as a model loads.",
+            "Let more time pass before this probe gives up.",
+        )
+    t.good("a pause of 8 s restarts nothing")
+    for begin_s in BEGINS_S:
+        life = _life(config, Service(full=(begin_s, begin_s + 90)), begin_s + 90)
+        t.need(
+            not life.ended_by,
+            "timeout-too-short",
+            f"Answers took 3 s under full load, and `{life.ended_by}` restarted the "
+            f"container after {life.ended_s - begin_s:.0f} s.",
+            "The busiest instance is taken away at the busiest time.",
+            "Find the field that says how long a probe waits for its answer.",
+        )
+    t.good("answers that take 3 s under full load restart nothing")
+    for begin_s in BEGINS_S:
+        life = _life(config, Service(away=(begin_s, begin_s + 300)), begin_s + 120)
+        t.need(
+            not life.ended_by,
+            "dependency-restart",
+            f"The feature store was gone, `/ready` said 503, and `{life.ended_by}` "
+            f"restarted the container after {life.ended_s - begin_s:.0f} s.",
+            "All instances restart at once, and none of it brings the store back.",
+            "Ask which address says whether a restart would help.",
+        )
+        t.need(
+            not life.has_traffic(begin_s + IN_TRAFFIC_S),
+            "not-taken-out",
+            f"`/ready` had said 503 for {IN_TRAFFIC_S} s, and requests still came.",
+            "What a service says of itself helps if somebody asks, all the time.",
+            "Which probe goes on asking `/ready` after the start, and how often?",
+        )
+    t.good("without the feature store it leaves the traffic, and is not restarted")
+    for begin_s in BEGINS_S:
+        life = _life(config, Service(frozen=(begin_s, math.inf)), begin_s + 900)
+        seconds = life.ended_s - begin_s
+        told = "never" if seconds == math.inf else f"after {seconds:.0f} s"
+        t.need(
+            seconds <= HANG_S,
+            "hang-unnoticed",
+            f"The process hung, and was restarted {told}; {HANG_S} s were promised.",
+            "A process that hangs does not end, so nobody else starts it again.",
+            "Look at the probe whose failure restarts, and at how long that takes.",
+        )
+    life = _life(config, Service(frozen=(20, math.inf)), 4 * LOADING_HANG_S)
+    told = "never" if life.ended_s == math.inf else f"after {life.ended_s:.0f} s"
+    t.need(
+        life.ended_s <= LOADING_HANG_S,
+        "start-hang",
+        f"The process hung 20 s after its start, while it loaded, and was restarted "
+        f"{told}; {LOADING_HANG_S} s were promised.",
+        "A release would wait there, with one instance less.",
+        "Give loading as much time as it needs, and not much more.",
+    )
+    t.good("a hang is noticed, while it serves and while it loads")
+
+
+order_stop = order(
+    "order_stop",
+    {
+        "A": "Send SIGTERM to the server.",
+        "B": "Compare the router's count of failed requests with the one from before.",
+        "C": "Take the instance off the router's list.",
+        "D": "Make sure that the other instances can carry the load without this one.",
+        "F": "Wait until its process has ended, at most for the grace period.",
+        "G": "Write down the router's count of failed requests.",
+        "H": "Delete the machine.",
+        "J": "Wait until no new request has reached the instance for some seconds.",
+    },
+    [
+        Before(
+            "G", "C", "no-baseline",
+            "A count read after the change holds what the change has done already.",
+            "A before and after needs a before: what is the first step that can hurt?",
+        ),
+        Before(
+            "D", "C", "no-capacity",
+            "The others get this one's share at once. If they are full, all of them "
+            "become slow.",
+            "Ask who answers the requests that no longer come here.",
+        ),
+        Before(
+            "C", "J", "waits-for-nothing",
+            "While the instance is on the list, new requests do not end, and the wait "
+            "does not either.",
+            "Ask what has to happen before the requests can stop coming.",
+        ),
+        Before(
+            "J", "A", "port-closed-early",
+            "SIGTERM closes the door. Routers and clients that have not heard of the "
+            "change yet find it closed, and their users see an error.",
+            "Ask how long it takes until every router has noticed.",
+        ),
+        Before(
+            "A", "F", "never-told",
+            "A server does not end unless it is told to: the wait runs to the end of "
+            "the grace period for nothing.",
+            "Ask what makes the process end.",
+        ),
+        Before(
+            "F", "H", "in-flight-lost",
+            "The machine goes with the requests that the server still had in hand.",
+            "Ask what the server does between SIGTERM and its end.",
+        ),
+        Before(
+            "F", "B", "counted-too-soon",
+            "The requests in hand can still fail after this count, and the last ones "
+            "are those that a stop loses.",
+            "Ask when the last request of this instance has its answer.",
+        ),
+    ],
+    distractors={
+        "E": "`kill -9` gives a server no chance to finish: what it has in hand is "
+        "lost, as the worker that was killed on this page has shown.",
+        "I": "A closed port is an error for everybody who still comes. The router has "
+        "to stop sending first, and then the server closes its port by itself.",
+        "K": "Health asks whether to restart. The platform would restart this server "
+        "with requests in its hands, and send it traffic again afterwards.",
+    },
+    example="GDCJAFBH",
+    others=["DGCJAFHB", "GDCJAFHB"],
+    hints={
+        "*": [
+            "Who has to know first that this instance goes away: the server, or those "
+            "who send to it?",
+            "Three parties: the router stops sending, the server finishes, and only "
+            "then things are removed. Between any two of them there is a wait.",
+            "1 measure and make sure, 2 no new requests, 3 finish the old ones, "
+            "4 look back and clean up.",
+        ],
+    },
+    not_checked="How long each wait has to be: that depends on your routers, and on "
+    "how long your slowest request takes.",
+    notice="First the traffic, then the process: to deploy is not to release, and to "
+    "stop is not to withdraw.",
+)  # fmt: skip
