@@ -7,14 +7,17 @@ import functools
 import math
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from deploylab.exercises.engine import Right, Trial, Wrong, exercise, show
 from deploylab.exercises.kinds import Before, Guess, order, prediction
+
+if TYPE_CHECKING:
+    from deploylab.exercises import live
 
 #: A small contract, in which the two fields differ.
 ALLOWED = {"https": [0.0, 0.5, 1.0], "ip_in_url": [0.0, 1.0]}
@@ -358,15 +361,11 @@ def validate_request(t: Trial) -> None:
         "A caller who is told one mistake at a time comes back once for each.",
         "Go on after the first field.",
     )
-    for _ in range(60):
-        names = ("https", "ip_in_url", "https_")
-        picks = t.rng.integers(len(SENT), size=3)
-        kept = t.rng.random(3) < (0.9, 0.9, 0.2)
-        payload = {
-            name: SENT[pick]
-            for name, pick, keep in zip(names, picks, kept, strict=True)
-            if keep
-        }
+    for place in t.rng.permutation(len(SENT)):
+        other = SENT[t.rng.integers(len(SENT))]
+        fields = [("https", SENT[place]), ("ip_in_url", other), ("https_", 1)]
+        kept = t.rng.random(3) < (1, 0.9, 0.2)
+        payload = dict(field for field, keep in zip(fields, kept, strict=True) if keep)
         found = _named(t, payload)
         right = _broken_fields(payload, ALLOWED)
         t.need(
@@ -483,7 +482,7 @@ HANG_S = 60
 LOADING_HANG_S = 300
 #: When an incident begins, in seconds after the container's start; several moments,
 #: because it may come before a probe or behind it.
-BEGINS_S = tuple(240.5 + step for step in range(10))
+BEGINS_S = tuple(240.5 + step for step in (0, 2, 4, 6, 8, 9))
 
 
 @dataclass(frozen=True)
@@ -669,14 +668,14 @@ def _read_probe(t: Trial, name: str, probe: Any) -> dict[str, Any]:
 def _known(t: Trial, fields: dict, known: tuple | list, where: str) -> None:
     """End the trial at a field that is not known there."""
     for field in fields:
-        near = difflib.get_close_matches(str(field), [str(k) for k in known], n=1)
-        do = f"Did you mean `{near[0]}`?" if near else "Leave this field out."
-        t.need(
-            field in known,
+        if field in known:
+            continue
+        near = difflib.get_close_matches(str(field), known, n=1)
+        t.stop(
             "unknown-field",
             f"`{show(field, 40)}` in {where} is not a field that Kubernetes has there.",
             "It is refused at best; at worst it is dropped, and the default holds.",
-            do,
+            f"Did you mean `{near[0]}`?" if near else "Leave this field out.",
         )
 
 
@@ -1060,3 +1059,843 @@ order_stop = order(
     notice="First the traffic, then the process: to deploy is not to release, and to "
     "stop is not to withdraw.",
 )  # fmt: skip
+
+
+# --- live ---
+
+#: How long a server may take to come up, to get ready, to end, in seconds. Only an
+#: answer that fails takes so long; the machine may be slow.
+UP_S, READY_S, END_S = 6.0, 4.0, 3.0
+
+
+def _row(t: Trial) -> dict[str, float]:
+    """A random row that keeps the contract."""
+    from deploylab import phishing
+
+    features = phishing.CONTRACT.features
+    return {one.name: float(t.rng.choice(one.values)) for one in features}
+
+
+def _need_up(t: Trial, program: live.Program) -> None:
+    """It comes up and answers while its model cannot be read yet."""
+    quiet_from = None
+    while not program.ask("/health", timeout_s=0.5).status:
+        said = program.last_words()
+        t.need(
+            not program.died(),
+            "died",
+            f"`python {program.file.name}` ended with {program.died()}. "
+            + (f"Its log says `{said}`." if said else "Its log is empty."),
+            "A server that ends while it starts is started again, and ends again.",
+            "Run the program in a terminal with PORT and ARTIFACT set, and read its "
+            "output."
+            if "PORT" not in said and "ARTIFACT" not in said
+            else "Read the variable by the name that the exercise gives.",
+        )
+        if program.loads and quiet_from is None:
+            quiet_from = program.seconds
+        # The port may be opened a little later than the model, if at once.
+        patience_s = min(3.0, max(1.0, quiet_from or 0))
+        t.need(
+            quiet_from is None or program.seconds < quiet_from + patience_s,
+            "silent-while-loading",
+            f"While the model was loading, `GET /health` "
+            f"{program.ask('/health', timeout_s=0.5).said}.",
+            "Whoever watches the process cannot tell slow from dead, and restarts it.",
+            "Open the port first, and load the model beside it, in a thread.",
+        )
+        listens = ", ".join(map(str, program.ports())) or "none"
+        t.need(
+            program.seconds < UP_S,
+            "no-answer",
+            f"Nobody answers on port {program.port}, which stood in `PORT`. Ports on "
+            f"which your program listens: {listens}.",
+            "The platform chooses the port, and looks for the server there only.",
+            "Listen on 127.0.0.1 and on the port in the environment variable `PORT`.",
+        )
+        time.sleep(0.02)
+    t.good("it comes up, on the port that it was given")
+
+
+def _need_probes(t: Trial, program: live.Program) -> None:
+    """While the model loads: alive, not ready; afterwards ready."""
+    health, ready = program.ask("/health"), program.ask("/ready")
+    t.need(
+        ready.status != 200,
+        "ready-too-early",
+        "`GET /ready` gave 200 before the model was loaded.",
+        "Readiness is what a router reads: from this answer on users are sent here.",
+        "Let `/ready` ask whether there is a model that has scored a row.",
+    )
+    t.need(
+        ready.status == 503,
+        "no-readiness",
+        f"While the model was loading, `GET /ready` {ready.said}, and 503 is asked "
+        "for." + _log_says(program),
+        "A router takes 503 as *wait*; other refusals mean something else.",
+        "Answer 503 until the model is there.",
+    )
+    t.need(
+        health.status == 200,
+        "no-health",
+        f"While the model was loading, `GET /health` {health.said}."
+        + _log_says(program),
+        "A process that is alive and loading would be restarted, and load for ever.",
+        "Answer 200 at `/health` as soon as the process can answer at all.",
+    )
+    reply = program.ask("/predict", json.dumps(_row(t)).encode(), timeout_s=1)
+    t.need(
+        reply.status == 503,
+        "predict-unready",
+        f"While the model was loading, a good `POST /predict` {reply.said}, and 503 "
+        "is asked for." + _log_says(program),
+        "503 says *come back*; an error of the server wakes somebody up.",
+        "Look in the route for what is missing before the model is there.",
+    )
+    t.good("alive, and not ready, while the model loads")
+    program.let_load()
+    from_s = program.seconds
+    while (ready := program.ask("/ready")).status != 200:
+        t.need(
+            program.seconds < from_s + READY_S and not program.died(),
+            "never-ready",
+            f"The model could be read, and {program.seconds - from_s:.0f} s later "
+            f"`GET /ready` {ready.said}." + _log_says(program),
+            "A server that never says so is never sent anything.",
+            "Look whether the loading has ended, and who tells `/ready`.",
+        )
+        time.sleep(0.02)
+    t.good("ready once it is loaded")
+
+
+def _need_predictions(t: Trial, service: live.Service, version: str) -> int:
+    """The answers are those of the model; how many were asked for."""
+    from deploylab import artifacts, phishing
+
+    scorer = artifacts.load("artifact")
+    for number in range(10):
+        row = _row(t)
+        in_order = number < 5
+        names = list(row) if in_order else t.rng.permutation(list(row)).tolist()
+        body = json.dumps({name: row[name] for name in names})
+        expected = float(scorer.score([phishing.CONTRACT.row(row)])[0])
+        said = _need_prediction(t, service, body)
+        off = abs(said["probability"] - expected)
+        t.need(
+            in_order or off <= 0.001,
+            "order-trusted",
+            f"With the names in the order `{names[0]}`, `{names[1]}`, ... the "
+            f"probability is {said['probability']:.3f}; in the contract's order it is "
+            f"{expected:.3f}.",
+            "A JSON object has no order, so another client sends another one.",
+            "Take the values by name, in the contract's order.",
+        )
+        t.need(
+            off <= 0.001,
+            "differs",
+            f"For `{body}` the probability is {said['probability']:.3f}; the artifact's "
+            f"model says {expected:.3f}.",
+            "The model that was tested is not the one that users get.",
+            "Load the folder in `ARTIFACT`, and return what `score` gives.",
+        )
+        t.need(
+            said["phishing"] == (expected > 0.5) or abs(expected - 0.5) < 0.002,
+            "flag-differs",
+            f"With the probability {expected:.3f}, `phishing` is `{said['phishing']}`.",
+            "The caller acts on the flag, and never looks at the number.",
+            "It is phishing above 0.5.",
+        )
+        t.need(
+            not version or said["version"] == version,
+            "other-version",
+            f"`version` is `{show(said['version'])}`, and the artifact is `{version}`.",
+            "When two versions answer side by side, this is how they are told apart.",
+            "Take the version from what `artifacts.read` or `load` gives.",
+        )
+    t.good("predictions equal the artifact's, in any order of the names")
+    return 10
+
+
+def _need_prediction(t: Trial, service: live.Service, body: str) -> dict[str, Any]:
+    """The answer to a good request, in the form that is asked for."""
+    reply = service.ask("/predict", body.encode(), timeout_s=3)
+    t.need(
+        reply.status == 200,
+        "good-refused",
+        f"`POST /predict` with `{body}` {reply.said}." + _log_says(service),
+        "The request keeps the contract; its caller can do nothing about this.",
+        "Send this body to your server, and read its log.",
+    )
+    try:
+        said = json.loads(reply.body)
+        good = (
+            isinstance(said["phishing"], bool)
+            and isinstance(said["probability"], float | int)
+            and isinstance(said["version"], str)
+        )
+    except (ValueError, KeyError, TypeError):
+        good = False
+    t.need(
+        good,
+        "answer-form",
+        f"A good request was answered with `{show(reply.text.strip())}`.",
+        "Clients are written against the promised form.",
+        "Answer a JSON object: `phishing` true or false, `probability` a number, "
+        "`version` a text.",
+    )
+    return said
+
+
+def _need_refusals(t: Trial, service: live.Service) -> None:
+    """Bad requests get 4xx and the name of the field; then a good one still works."""
+    good = _row(t)
+    short = {name: value for name, value in good.items() if name != "https"}
+    bad = {
+        "no `https`": ("https", short),
+        "`https` null": ("https", good | {"https": None}),
+        "`https` a text": ("https", good | {"https": "yes"}),
+        "`long_url` 7, which is no code of it": ("long_url", good | {"long_url": 7}),
+        "`https` a list": ("https", good | {"https": [0.5]}),
+        "`is_popular` true": ("is_popular", good | {"is_popular": True}),
+        "`NaN` for `https`": ("https", good | {"https": float("nan")}),
+        "`NaN` for `ip_in_url`": ("ip_in_url", good | {"ip_in_url": float("nan")}),
+        "a field `htpps` that nobody knows": ("htpps", good | {"htpps": 1}),
+        "a list for an object": ("", list(good.values())),
+        "a text that is no JSON": ("", None),
+    }
+    for name, (field, payload) in bad.items():
+        body = b"https=1" if payload is None else json.dumps(payload).encode()
+        reply = service.ask("/predict", body)
+        t.need(
+            reply.status and reply.status < 500,
+            "bad-input-500",
+            f"`POST /predict` with {name} {reply.said}." + _log_says(service),
+            "A caller's mistake counts as the server's fault, and wakes somebody up.",
+            "Refuse with 422 before the values reach the model.",
+        )
+        t.need(
+            reply.status >= 400 or "NaN" not in name,
+            "nan-accepted",
+            f"`POST /predict` with {name} gave {reply.status} and "
+            f"`{show(reply.text.strip(), 80)}`.",
+            "`NaN` passes every comparison with a limit, and the model answers "
+            "something.",
+            "Compare with the values that are allowed, not with a range.",
+        )
+        t.need(
+            400 <= reply.status,
+            "bad-input-accepted",
+            f"`POST /predict` with {name} gave {reply.status} and "
+            f"`{show(reply.text.strip(), 80)}`.",
+            "The model answers whatever it is sent; nobody learns that it was a guess.",
+            "Check the body against the contract before it reaches the model.",
+        )
+        t.need(
+            field in reply.text,
+            "field-not-named",
+            f"`POST /predict` with {name} gave {reply.status} and "
+            f"`{show(reply.text.strip(), 80)}`, without the field's name.",
+            "The caller has eight fields to search, at an hour of its choosing.",
+            "Put what the contract's error says into the answer.",
+        )
+    _need_prediction(t, service, json.dumps(good))
+    t.good("bad requests get 4xx and the name of the field")
+
+
+def _need_parallel(t: Trial, service: live.Service) -> None:
+    """Three callers who send slowly do not hold up a fourth."""
+    body = json.dumps(_row(t)).encode()
+    alone = service.ask("/predict", body)
+    patience_s = min(3.0, max(1.0, 20 * alone.seconds))
+    callers = [service.slow_caller("/predict", body) for _ in range(3)]
+    time.sleep(0.1)
+    fourth = service.ask("/predict", body, timeout_s=patience_s)
+    replies = [caller.finish() for caller in callers]
+    t.need(
+        fourth.status == 200,
+        "serial",
+        f"Alone, a request took {1000 * alone.seconds:.0f} ms. While three others "
+        f"were sending their bodies, it had no answer after {patience_s:.0f} s.",
+        "One caller on a bad line stops all the others.",
+        "Give every request a thread, or give the server several.",
+    )
+    t.need(
+        all(reply.status == 200 for reply in replies),
+        "slow-caller-lost",
+        f"Three callers sent their bodies slowly; "
+        f"{sum(reply.status != 200 for reply in replies)} of them got no prediction "
+        f"({[reply.status for reply in replies]})." + _log_says(service),
+        "People on slow lines are users too.",
+        "Look for what your server does with a request that takes a while.",
+    )
+    t.good("four requests at once")
+
+
+def _need_drain(t: Trial, program: live.Program) -> None:
+    """SIGTERM: what was begun is answered, then the process ends."""
+    body = json.dumps(_row(t)).encode()
+    caller = program.slow_caller("/predict", body)
+    program.ask("/health")  # it came later, so the other has been accepted
+    time.sleep(0.2)
+    program.terminate()
+    time.sleep(0.5)
+    reply = caller.finish(timeout_s=3)
+    t.need(
+        reply.status == 200,
+        "drops-on-stop",
+        f"SIGTERM came while a request was being sent: it {reply.said}.",
+        "Every release stops servers, so every release would lose requests.",
+        "On SIGTERM stop accepting, and wait for the threads that are at work.",
+    )
+    t.need(
+        program.ended_within(END_S),
+        "never-exits",
+        f"The last answer was given, and {END_S:.0f} s later the process still runs.",
+        "The platform kills it in the end; until then the release waits.",
+        "Look for what keeps it: `shutdown` called inside the loop that it waits for, "
+        "or a thread that never ends.",
+    )
+    t.good("on SIGTERM it finishes the request in flight, then ends")
+
+
+def _log_says(service: live.Service) -> str:
+    said = service.last_words()
+    return f" Its log says `{said}`." if said else ""
+
+
+@exercise(
+    "program",
+    live=True,
+    limit_s=40,
+    memory_bytes=None,
+    hints={
+        "*": [
+            "Which of the promises does the finding name, and which lines of your "
+            "program keep it?",
+            "The page's service keeps all of them: `create_app`, `BackgroundModel`, "
+            "`add_probes` and `add_prediction` show one way each.",
+            "1 read the description, 2 routes, 3 a thread that loads, warms and then "
+            "sets the model, 4 a handler for the contract's error, 5 port and threads, "
+            "6 SIGTERM.",
+        ],
+        "silent-while-loading": [
+            "Which line is the program waiting in, while the port is still closed?",
+            "`threading.Thread(target=...)` with `start()` lets the rest go on.",
+        ],
+        "drops-on-stop": [
+            "Who waits for the threads that are answering, when the main one ends?",
+            "A daemon thread is cut off when the program ends; werkzeug's server makes "
+            "its threads so unless `server.daemon_threads` is set to `False`.",
+        ],
+        "never-exits": [
+            "`server.shutdown()` waits for `serve_forever` to return. In which thread "
+            "does your signal handler run?",
+        ],
+    },
+    not_checked="More than four requests at once, connections that are kept open, "
+    "bodies of many megabytes, memory over hours, and whether the first prediction "
+    "was slower than the others.",
+    notice="A router reads `/ready`, not whether the process is up.",
+    wrong=[
+        Wrong(
+            "asks for a variable of another name",
+            "died",
+            patch=(('os.environ["PORT"]', 'os.environ["SERVER_PORT"]'),),
+        ),
+        Wrong("has a syntax error", "died", patch=(("def load():", "def load:"),)),
+        Wrong(
+            "listens on a port of its own",
+            "no-answer",
+            patch=(('int(os.environ["PORT"])', "0"),),
+        ),
+        Wrong(
+            "loads before it opens the port",
+            "silent-while-loading",
+            patch=(("threading.Thread(target=load, daemon=True).start()", "load()"),),
+        ),
+        Wrong(
+            "is ready as soon as it runs",
+            "ready-too-early",
+            patch=(("200 if models else 503", "200"),),
+        ),
+        Wrong(
+            "has no address for readiness",
+            "no-readiness",
+            patch=(('@app.get("/ready")\n', ""),),
+        ),
+        Wrong(
+            "has one probe for both",
+            "no-health",
+            patch=(('return {"status": "alive"}', "return ready()"),),
+        ),
+        Wrong(
+            "predicts without a model",
+            "predict-unready",
+            patch=(("    if not models:\n", "    if False:\n"),),
+        ),
+        Wrong(
+            "fails in the loading thread",
+            "never-ready",
+            patch=(("artifacts.load(folder)", 'artifacts.load(folder + "/model")'),),
+        ),
+        Wrong(
+            "wants a row under a name",
+            "good-refused",
+            patch=(
+                (
+                    "parse(request.get_data())",
+                    'parse(json.dumps(request.json["row"]))',
+                ),
+                ("import os\n", "import json\nimport os\n"),
+            ),
+        ),
+        Wrong(
+            "answers the probability as a text",
+            "answer-form",
+            patch=(('"probability": p', '"probability": str(p)'),),
+        ),
+        Wrong(
+            "takes the values as they come",
+            "order-trusted",
+            patch=(
+                (
+                    "row = described.contract.parse(request.get_data())",
+                    "row = list(request.json.values())",
+                ),
+            ),
+        ),
+        Wrong(
+            "answers how sure it is",
+            "differs",
+            patch=(('"probability": p', '"probability": max(p, 1 - p)'),),
+        ),
+        Wrong("turns the flag round", "flag-differs", patch=(("p > 0.5", "p < 0.5"),)),
+        Wrong(
+            "writes the version down",
+            "other-version",
+            patch=(('"version": described.version', '"version": "v2"'),),
+        ),
+        Wrong(
+            "indexes the body",
+            "bad-input-500",
+            patch=(
+                (
+                    "described.contract.parse(request.get_data())",
+                    "[request.json[name] for name in described.contract.names]",
+                ),
+            ),
+        ),
+        Wrong(
+            "lets an error of the contract pass as it comes",
+            "bad-input-500",
+            patch=(("@app.errorhandler(contract.ContractError)\n", ""),),
+        ),
+        Wrong(
+            "takes what is a number",
+            "bad-input-accepted",
+            patch=(
+                (
+                    "row = described.contract.parse(request.get_data())",
+                    "body, names = request.get_json(), described.contract.names\n"
+                    "    for name in names:\n"
+                    "        if not isinstance(body.get(name), int | float):\n"
+                    '            return {"error": name + " must be a number"}, 422\n'
+                    "    row = [body[name] for name in names]",
+                ),
+            ),
+        ),
+        Wrong(
+            "compares with a range",
+            "nan-accepted",
+            patch=(
+                (
+                    "row = described.contract.parse(request.get_data())",
+                    "body, names = request.get_json(), described.contract.names\n"
+                    "    for name in names:\n"
+                    "        value = body.get(name)\n"
+                    "        if type(value) not in (int, float) or value < 0 or "
+                    "value > 1:\n"
+                    '            return {"error": name + " is not in 0 to 1"}, 422\n'
+                    "    row = [body[name] for name in names]",
+                ),
+            ),
+        ),
+        Wrong(
+            "says that something is bad",
+            "field-not-named",
+            patch=(("error.as_json()", '{"error": "bad request"}'),),
+        ),
+        Wrong(
+            "loads the model for each request",
+            "load-per-request",
+            patch=(("models[0].score", "artifacts.load(folder).score"),),
+        ),
+        Wrong(
+            "answers one at a time", "serial", patch=(("threaded=True", "threaded=0"),)
+        ),
+        Wrong(
+            "gives up on slow callers",
+            "slow-caller-lost",
+            patch=(
+                (
+                    "port = int(",
+                    "from werkzeug.serving import WSGIRequestHandler as Handler\n"
+                    "Handler.timeout = 0.05\nport = int(",
+                ),
+            ),
+        ),
+        Wrong(
+            "knows nothing of SIGTERM",
+            "drops-on-stop",
+            patch=(("signal.signal(signal.SIGTERM, ", "str(signal.SIGTERM, ("),),
+        ),
+        Wrong(
+            "ends without waiting for its threads",
+            "drops-on-stop",
+            patch=(("server.daemon_threads = False\n", ""),),
+        ),
+        Wrong(
+            "waits for itself",
+            "never-exits",
+            patch=(("*_: stop.start()", "*_: server.shutdown()"),),
+        ),
+        Wrong(
+            "is another machine",
+            "not-here",
+            source="""
+            class Work(str):
+                def __truediv__(self, name):
+                    return str(self)
+
+            work = Work("http://192.0.2.1:8000")
+            """,
+        ),
+    ],
+    also_right=[
+        Right(
+            "the page's service under gunicorn",
+            source="""
+            %%writefile {work}/server.py
+            import os
+            import sys
+
+            from deploylab import ROOT
+
+            options = ["--threads", "4", "--no-control-socket"]
+            options += ["--bind", f"127.0.0.1:{os.environ['PORT']}"]
+            options += ["--pythonpath", str(ROOT / "book" / "listings")]
+            app = f"phishing_service:create_app({os.environ['ARTIFACT']!r})"
+            command = [sys.executable, "-m", "gunicorn", *options, app]
+            os.execv(sys.executable, command)
+            """,
+        ),
+        Right(
+            "the standard library alone",
+            source="""
+            %%writefile {work}/server.py
+            import json
+            import os
+            import signal
+            import threading
+            from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+            from deploylab import artifacts
+
+            folder = os.environ["ARTIFACT"]
+            scorer = None
+
+            class Handler(BaseHTTPRequestHandler):
+                def answer(self, status, what):
+                    body = json.dumps(what).encode()
+                    self.send_response(status)
+                    self.send_header("Content-Length", str(len(body)))
+                    self.end_headers()
+                    self.wfile.write(body)
+
+                def do_GET(self):
+                    fine = self.path == "/health" or scorer is not None
+                    self.answer(200 if fine else 503, {})
+
+                def do_POST(self):
+                    body = self.rfile.read(int(self.headers["Content-Length"]))
+                    if scorer is None:
+                        return self.answer(503, {})
+                    contract = scorer.artifact.contract
+                    try:
+                        row = contract.parse(body)
+                    except ValueError as error:
+                        return self.answer(400, {"error": str(error)})
+                    p = round(float(scorer.score([row])[0]), 4)
+                    self.answer(200, {
+                        "version": scorer.artifact.version,
+                        "probability": p, "phishing": p >= 0.5,
+                    })
+
+            def load():
+                global scorer
+                new = artifacts.load(folder)
+                new.score([[0] * 8])
+                scorer = new
+
+            class Server(ThreadingHTTPServer):
+                daemon_threads = False
+
+            server = Server(("127.0.0.1", int(os.environ["PORT"])), Handler)
+            threading.Thread(target=load).start()
+            threading.Thread(target=server.serve_forever).start()
+            signal.sigwait({signal.SIGTERM})
+            server.shutdown()
+            server.server_close()
+            """,
+        ),
+    ],
+)
+def serve_model(t: Trial) -> None:
+    """A server that the student writes."""
+    from deploylab import artifacts, phishing
+    from deploylab.exercises import live
+
+    t.say("The check of your server")
+    version = phishing.version("v2")
+    if isinstance(t.thing, str):
+        t.need(
+            live.is_here(t.thing),
+            "not-here",
+            f"`{t.thing}` is not plain HTTP on this machine.",
+            "The check sends bad requests, and other people's servers are not for it.",
+            "Give a URL that begins with `http://127.0.0.1`, or the program's path.",
+        )
+        artifacts.save(version, "artifact")
+        service = live.Service(t.thing)
+        _need_predictions(t, service, "")
+        _need_refusals(t, service)
+        _need_parallel(t, service)
+        return
+    # A name that nobody can have written into a program.
+    version = replace(version, name=f"v2-{t.rng.integers(10**6):06}")
+    with live.Program(t.thing, artifacts.save(version, "artifact")) as program:
+        _need_up(t, program)
+        _need_probes(t, program)
+        loads = program.loads
+        asked = _need_predictions(t, program, version.name)
+        _need_refusals(t, program)
+        t.need(
+            program.loads - loads < asked / 2,
+            "load-per-request",
+            f"{asked + 1} predictions, and the model file was opened "
+            f"{program.loads - loads} times more.",
+            "Each user waits for the disk, and memory grows with the traffic.",
+            "Load once, when the server starts, and keep what `load` gives.",
+        )
+        t.good("the model is loaded once")
+        _need_parallel(t, program)
+        _need_drain(t, program)
+
+
+@exercise(
+    "operate",
+    live=True,
+    limit_s=40,
+    memory_bytes=None,
+    hints={
+        "*": [
+            "At each line of your runbook: who is on the list, and can all of them "
+            "answer?",
+            "Capacity before traffic, and traffic before the end: nobody is routed "
+            "before they are ready, and nobody is stopped before they are off the "
+            "list.",
+            "1 start the new one, 2 wait, 3 move the traffic, 4 stop the old one.",
+        ],
+        "killed": ["Which of the controls lets a server answer what it has accepted?"],
+    },
+    not_checked="Whether v2 predicts as well as v1, and what you would do if it did "
+    "not: there is no way back in this runbook.",
+    notice="The order is the whole trick: capacity is ready before traffic moves, and "
+    "traffic moves before capacity goes.",
+    wrong=[
+        Wrong(
+            "does not wait",
+            "routed-too-early",
+            patch=(("    system.wait_ready(new)\n", ""),),
+        ),
+        Wrong(
+            "stops before it routes",
+            "stopped-under-traffic",
+            patch=(
+                ("    system.route([new])\n", ""),
+                (
+                    "    system.stop(system.v1)\n",
+                    "    system.stop(system.v1)\n    system.route([new])\n",
+                ),
+            ),
+        ),
+        Wrong(
+            "keeps the old one on the list while it stops",
+            "stopped-under-traffic",
+            patch=(("system.route([new])", "system.route([system.v1, new])"),),
+        ),
+        Wrong("kills the old one", "killed", patch=(("system.stop", "system.kill"),)),
+        Wrong(
+            "takes everybody off the list meanwhile",
+            "no-capacity",
+            source="""
+            def replace(system):
+                system.route([])
+                system.stop(system.v1)
+                new = system.start("v2")
+                system.wait_ready(new)
+                system.route([new])
+            """,
+        ),
+        Wrong(
+            "never moves the traffic",
+            "never-routed",
+            source="""
+            def replace(system):
+                system.wait_ready(system.start("v2"))
+            """,
+        ),
+        Wrong(
+            "leaves a share with the old one",
+            "old-still-routed",
+            source="""
+            def replace(system):
+                new = system.start("v2")
+                system.wait_ready(new)
+                system.route([system.v1, new])
+            """,
+        ),
+        Wrong(
+            "forgets the old one",
+            "old-still-running",
+            patch=(("    system.stop(system.v1)\n", ""),),
+        ),
+        Wrong(
+            "leaves one running that nobody asks",
+            "left-running",
+            patch=(
+                (
+                    "    system.wait_ready",
+                    '    system.start("v2")\n    system.wait_ready',
+                ),
+            ),
+        ),
+    ],
+    also_right=[
+        Right(
+            "half of the traffic first, and a look",
+            source="""
+            def replace(system):
+                new = system.start("v2")
+                while not new.ready():
+                    system.watch(0.1)
+                system.route([system.v1, new])
+                counts = system.watch(0.5)
+                system.route([new])
+                if len(system.hurt) == 0:
+                    system.stop(system.v1)
+            """,
+        ),
+        Right(
+            "waits until the old one has nothing left in its hands",
+            source="""
+            def replace(system):
+                new = system.start("v2")
+                system.wait_ready(new)
+                system.route([new])
+                system.watch(1)
+                system.kill(system.v1)
+            """,
+        ),
+    ],
+)
+def replace_server(t: Trial) -> None:
+    """A runbook that replaces v1 by v2 under traffic."""
+    from deploylab.exercises import live
+
+    with live.System() as system:
+        t.call(system)
+        system.watch(live.AFTER_S)
+        system.end_traffic()
+        _need_nobody_hurt(t, system)
+        t.good("no request failed, from before the first step to after the last")
+        _need_replaced(t, system)
+        t.good("v2 takes all the traffic, and nothing else runs")
+
+
+def _need_nobody_hurt(t: Trial, system: live.System) -> None:
+    """No request failed; else the cause of the first that did."""
+    hurt = system.hurt
+    if not hurt:
+        return
+    first = hurt[0]
+    one = first.instance
+    users = f"{len(hurt)} of {len(system.requests)} requests failed"
+    if one is None:
+        t.stop(
+            "no-capacity",
+            f"{users}, the first at {first.sent_s:.1f} s: nobody was on the list.",
+            "A pause for users, however short, and at every release.",
+            "Look for the steps between which the list is empty.",
+        )
+    if one.killed_s is not None:
+        t.stop(
+            "killed",
+            f"{users}: you killed `{one}` at {one.killed_s:.1f} s, with requests in "
+            "its hands.",
+            "`kill -9` gives a process no chance to answer what it has accepted.",
+            "Use the control that lets it finish.",
+        )
+    early = one.ready_s is None or first.sent_s < one.ready_s
+    if early and one.stopped_s is None:
+        at = f"ready at {one.ready_s:.1f} s" if one.ready_s else "never ready"
+        t.stop(
+            "routed-too-early",
+            f"{users}. The first was sent to `{one}` at {first.sent_s:.1f} s, and it "
+            f"was {at}.",
+            "A process that runs is not yet a server that can answer.",
+            "Look between `start` and `route`.",
+        )
+    if one.stopped_s is not None:
+        t.stop(
+            "stopped-under-traffic",
+            f"{users}: you stopped `{one}` at {one.stopped_s:.1f} s, and it was still "
+            "on the list.",
+            "Whoever holds its address goes on asking there, and is refused.",
+            "Ask who still sends to it at the moment it is stopped.",
+        )
+    raise RuntimeError(f"a healthy server failed: {first}")
+
+
+def _need_replaced(t: Trial, system: live.System) -> None:
+    """In the end v2 alone is routed, and alone runs."""
+    routed = ", ".join(map(str, system.routed))
+    t.need(
+        any(one.version == "v2" for one in system.routed),
+        "never-routed",
+        f"At the end the traffic goes to `{routed}`.",
+        "v2 is deployed and not released: it runs, and no user sees it.",
+        "Put the new instance on the list.",
+    )
+    t.need(
+        system.v1 not in system.routed,
+        "old-still-routed",
+        f"At the end the traffic goes to `{routed}`.",
+        "Two versions answer the same users, who get now this and now that.",
+        "Leave v1 off the list.",
+    )
+    t.need(
+        not system.v1.running,
+        "old-still-running",
+        "At the end `v1` still runs, and nobody asks it anything.",
+        "It is paid for, watched and patched until somebody remembers it.",
+        "Stop it, once nobody sends to it.",
+    )
+    left = [one for one in system.instances if one.running and one not in system.routed]
+    t.need(
+        not left,
+        "left-running",
+        f"At the end `{', '.join(map(str, left))}` runs and gets no traffic.",
+        "A server that nobody knows of is found when it does harm.",
+        "Count the servers that you have started.",
+    )
