@@ -490,15 +490,21 @@ def errors(cells: Iterable[nbformat.NotebookNode]) -> list[str]:
     ]
 
 
-# True once every code cell has run or the notebook has stopped at an error. Only
-# cells near the window are in the page; "Run All Cells" goes to the last one.
-FINISHED = """() => {
-    const busy = document.querySelector(
-        ".jp-Notebook-ExecutionIndicator:not([data-status=idle])");
-    const prompts = [...document.querySelectorAll(
-        ".jp-NotebookPanel .jp-CodeCell .jp-InputPrompt")].map(p => p.textContent);
-    return !busy && prompts.some(p => /\\d/.test(p)) && !prompts.includes("[*]:");
+# What Lab says beside the kernel's name: idle, all code cells executed. (Cells far
+# from the window are not in the page.) A notebook that stopped shows its error.
+FINISHED = """cells => {
+    const shown = document.querySelector(".jp-Notebook-ExecutionIndicator");
+    const executed = shown.textContent.match(/Executed (\\d+) cell/);
+    const error = "[data-mime-type='application/vnd.jupyter.error']";
+    return shown.dataset.status === "idle" && executed !== null
+        && (Number(executed[1]) === cells || document.querySelector(error) !== null);
 }"""
+
+
+def code_cells(notebook: Path) -> list[nbformat.NotebookNode]:
+    """The code cells of a notebook's file."""
+    cells = nbformat.read(notebook, 4).cells
+    return [cell for cell in cells if cell.cell_type == "code"]
 
 
 @pytest.mark.slow
@@ -525,7 +531,7 @@ def test_a_reader_runs_the_first_notebook_in_jupyterlab(image, browser):
             page.get_by_text(re.compile(r"^Python 3.* \| Idle$")).wait_for()
             page.get_by_role("menuitem", name="Run", exact=True).click()
             page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-            page.wait_for_function(FINISHED)
+            page.wait_for_function(FINISHED, arg=len(code_cells(notebook)))
             page.get_by_role("menuitem", name="File", exact=True).click()
             save = re.compile("^Save Notebook(?! As)")
             page.get_by_role("menuitem", name=save).click()
@@ -540,7 +546,7 @@ def test_a_reader_runs_the_first_notebook_in_jupyterlab(image, browser):
         finally:
             context.close()
     print(f"\n{STARTER} in JupyterLab: {memory.bytes / 1e6:.0f} MB at most")
-    cells = [c for c in nbformat.read(notebook, 4).cells if c.cell_type == "code"]
+    cells = code_cells(notebook)
     assert errors(cells) == []
     assert cells
     assert [c.source for c in cells if c.execution_count is None] == []
@@ -571,8 +577,7 @@ def test_a_notebook_with_servers_fits_into_memory(image, tmp_path):
         assert nbconvert.returncode == 0, said[-5000:]
     print(f"\n{HEAVY} in nbconvert: {memory.bytes / 1e6:.0f} MB at most")
     assert end(memory.seen) == [], "the notebook left processes behind"
-    executed = nbformat.read(tmp_path / f"{Path(HEAVY).name}.ipynb", 4)
-    cells = [c for c in executed.cells if c.cell_type == "code"]
+    cells = code_cells(tmp_path / f"{Path(HEAVY).name}.ipynb")
     assert errors(cells) == []
     assert [c.source for c in checks(cells) if not c.outputs] == []
     assert 0 < memory.bytes < MEMORY_LIMIT_BYTES
@@ -584,12 +589,7 @@ def test_every_notebook_finds_its_imports(image):
     """Each is not run here; what it imports must be there all the same."""
     notebooks = sorted((image.home / "notebooks").rglob("*.ipynb"))
     modules = set().union(
-        *(
-            imports(cell.source)
-            for path in notebooks
-            for cell in nbformat.read(path, 4).cells
-            if cell.cell_type == "code"
-        )
+        *(imports(cell.source) for path in notebooks for cell in code_cells(path))
     )
     assert {"deploylab", "numpy"} <= modules
     own = {path.stem for path in (ROOT / "book/listings").rglob("*.py")}
