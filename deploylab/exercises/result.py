@@ -136,6 +136,7 @@ def show(value: Any, limit: int = 120) -> str:
         kind = type(value).__name__
         text = f"{kind} of shape {tuple(value.shape)}"
         if value.ndim == 1 and hasattr(value, "tolist"):
+            kind = "np.array" if kind == "ndarray" else kind
             text = f"{kind}({_short(repr(value.tolist()), limit)})"
     elif hasattr(value, "item") and not hasattr(value, "items"):
         text = repr(value.item())  # a NumPy scalar, without its wrapping
