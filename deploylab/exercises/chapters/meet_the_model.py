@@ -26,7 +26,7 @@ predict_distinct = prediction(
             -INFINITY,
             0,
             "none",
-            "A file with rows has at least one that differs from nothing.",
+            "A file that has rows has at least one kind of row.",
             "Say how many rows remain when each occurs once.",
         ),
         Guess(
@@ -92,7 +92,7 @@ predict_distinct = prediction(
             "nine features would they differ?",
         ]
     },
-    not_checked="Why you said it. A lucky guess passes as well.",
+    not_checked="Whether you guessed before you looked, and why you guessed that.",
     limit_s=10.0,  # where nothing has loaded the data before, it takes seconds
     notice="Equal rows need not be an error. What matters is on which side of the "
     "split they land.",
@@ -324,7 +324,7 @@ def cheapest_threshold(t: Trial) -> None:
     )
     t.good("the lowest of equally cheap thresholds")
     for _ in range(20):
-        rows = int(t.rng.integers(8, 14))
+        rows = int(t.rng.integers(5, 9))
         scores = t.rng.integers(1, 20, size=rows) / 20
         labels = t.rng.integers(0, 2, size=rows)
         candidates = t.rng.permutation(np.arange(1, 20, 3) / 20)
