@@ -305,7 +305,7 @@ def last_words(log: str, limit: int = 150) -> str:
 RATE_PER_S = 30
 #: How long v1 takes for each request, and v2 to load its model.
 SLOW_S = 0.25
-LOADING_S = 1.0
+LOADING_S = 0.7
 #: Traffic before the runbook begins, and after it has returned.
 BEFORE_S = 0.3
 AFTER_S = 0.7

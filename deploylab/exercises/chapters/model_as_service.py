@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import json
 import math
 import textwrap
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -1193,8 +1195,8 @@ def _need_predictions(t: Trial, service: live.Service, version: str) -> int:
         t.need(
             off <= 0.001,
             "differs",
-            f"For `{body}` the probability is {said['probability']:.3f}; the artifact's "
-            f"model says {expected:.3f}.",
+            f"For `{body}` the probability is {said['probability']:.3f}; the "
+            f"artifact's model says {expected:.3f}.",
             "The model that was tested is not the one that users get.",
             "Load the folder in `ARTIFACT`, and return what `score` gives.",
         )
@@ -1283,7 +1285,7 @@ def _need_refusals(t: Trial, service: live.Service) -> None:
             "Compare with the values that are allowed, not with a range.",
         )
         t.need(
-            400 <= reply.status,
+            reply.status >= 400,
             "bad-input-accepted",
             f"`POST /predict` with {name} gave {reply.status} and "
             f"`{show(reply.text.strip(), 80)}`.",
