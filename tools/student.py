@@ -303,7 +303,7 @@ def read_directive(token: Token, first_line: int) -> Directive | None:
 def _quoted(option: str) -> str:
     name, _, value = option.partition(":")
     value = value.strip()
-    if value and value[0] not in "[{'\"":
+    if value and (value[0] not in "[{'\"" or ROLE.match(value)):
         value = "'" + value.replace("'", "''") + "'"
     return f"{name}: {value}"
 
