@@ -181,9 +181,8 @@ def success_rate(t: Trial) -> None:
         "The exercise counts what this service answered itself.",
         "Look at the upper end of your range.",
     )
-    for _ in range(30):
-        chosen = t.rng.choice(STATUSES, size=int(t.rng.integers(1, 7)))
-        statuses = [int(status) for status in chosen]
+    drawn = [t.rng.choice(STATUSES, size=size).tolist() for size in range(1, 9)]
+    for statuses in [STATUSES[:7], STATUSES[7:], *drawn]:
         share = len([s for s in statuses if s // 100 == 2]) / len(statuses)
         value = t.call(statuses, gives="number")
         t.need(
