@@ -121,6 +121,9 @@ def _shown(error: Exception) -> str:
 
 # -- a server that a student wrote -------------------------------------------------
 
+#: A program that works for so long and does not answer yet never will.
+LONGEST_UP_S = 15.0
+
 #: What each Python of the student's program runs first. An audit hook sees every file
 #: that Python opens, so the program's own code stays as it is.
 _SLOW_DISK = '''\
@@ -207,6 +210,9 @@ class Program(Service):
             "CHECK_SIGN": str(self._sign),
         }
         self.started = time.monotonic()
+        #: How long it took to come up, set by who has seen it.
+        self.up_s = 0.0
+        self._worked = (0.0, self.started)
 
     def __enter__(self) -> Program:
         self._server = servers.run(
@@ -267,6 +273,21 @@ class Program(Service):
                 return False
             time.sleep(0.02)
         return True
+
+    def hangs(self) -> bool:
+        """Whether it has stopped working: no processor time used for two seconds.
+
+        After `LONGEST_UP_S` it does so in any case. Ask again and again.
+        """
+        used_s = 0.0
+        for pid in self._server.processes():
+            with contextlib.suppress(psutil.Error):
+                times = psutil.Process(pid).cpu_times()
+                used_s += times.user + times.system
+        now = time.monotonic()
+        if used_s > self._worked[0] + 0.02:
+            self._worked = (used_s, now)
+        return now > self._worked[1] + 2 or self.seconds > LONGEST_UP_S
 
     def ports(self) -> list[int]:
         """The ports on which it listens."""
