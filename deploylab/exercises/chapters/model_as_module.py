@@ -1,0 +1,1365 @@
+"""Checks for *Ship a model inside the application*."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickletools
+import re
+import signal
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploylab.exercises import sandbox
+from deploylab.exercises.engine import Right, Trial, Wrong, exercise, show
+
+#: Seconds for the student's function, and for what a fresh process does with its
+#: files. Only these are short: how long that process takes to start and to import its
+#: libraries is the machine's affair, and the limit of the whole check leaves room.
+ANSWER_LIMIT_S = 4.0
+CHECK_LIMIT_S = 30.0
+
+#: What the server runs: for each file, one line of JSON about loading and scoring.
+LOADS_FILES = """
+import json, sys, warnings
+
+warnings.simplefilter("ignore")
+import joblib
+import numpy as np
+import sklearn.linear_model, sklearn.pipeline, sklearn.preprocessing
+
+print("ready", flush=True)
+files, rows = json.load(sys.stdin)
+for file in files:
+    said, doing = {}, "load"
+    try:
+        model = joblib.load(file)
+        doing, said["kind"] = "score", type(model).__name__
+        said["steps"] = len(getattr(model, "steps", [model]))
+        said["scores"] = np.asarray(model.predict_proba(rows))[:, 1].tolist()
+    except BaseException as error:
+        said["failed"], said["error"] = doing, type(error).__name__
+        said["text"] = str(error)
+    print("\\nsaid", json.dumps(said), flush=True)
+"""
+
+#: Loads pickles by the rule "anything from numpy"; for each, one line of JSON.
+ANYTHING_FROM_NUMPY = """
+import json, pickle, sys
+
+
+class Refused(Exception):
+    pass
+
+
+class AnyNumpy(pickle.Unpickler):
+    def find_class(self, module, name):
+        if module.split(".")[0] != "numpy":
+            raise Refused(f"{module}.{name}")
+        return super().find_class(module, name)
+
+
+import numpy.testing
+
+print("ready", flush=True)
+for file in json.load(sys.stdin)[0]:
+    said = {"loaded": True}
+    try:
+        with open(file, "rb") as payload:
+            AnyNumpy(payload).load()
+    except BaseException as error:
+        said = {"error": type(error).__name__, "text": str(error)}
+    print("\\nsaid", json.dumps(said), flush=True)
+"""
+
+
+@contextlib.contextmanager
+def fresh_process(program: str) -> Iterator[subprocess.Popen]:
+    """A Python process that starts now and is asked, once, by ``asked``."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def asked(process: subprocess.Popen, files: list[str], rows: list) -> list[dict]:
+    """What the process says about each file; {} from where it stopped answering."""
+    while process.stdout.readline() not in ("ready\n", ""):
+        pass
+    try:
+        said, _ = process.communicate(json.dumps([files, rows]), ANSWER_LIMIT_S)
+    except subprocess.TimeoutExpired as late:
+        said = (late.stdout or b"").decode(errors="replace")
+    answers = [
+        json.loads(line.removeprefix("said "))
+        for line in said.splitlines()
+        if line.startswith("said {")
+    ]
+    return answers + [{}] * (len(files) - len(answers))
+
+
+def in_time(t: Trial, *args: Any, **kwargs: Any) -> Any:
+    """``t.call``, for a function that has to answer long before the check ends."""
+    if not sandbox.CAN_FORK:  # the alarm is in use
+        return t.call(*args, **kwargs)
+
+    def ring(*_: object) -> None:
+        raise sandbox.TimeUp
+
+    signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, ANSWER_LIMIT_S)
+    try:
+        return t.call(*args, **kwargs)
+    except sandbox.TimeUp:
+        t.stop(
+            "too-slow",
+            f"Your function was still running after {ANSWER_LIMIT_S:g} seconds.",
+            "A request that waits for ever holds a thread for ever.",
+            "Look for a loop that does not end, or for a wait without a limit.",
+        )
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextlib.contextmanager
+def as_notebook(function: Any) -> Iterator[None]:
+    """Make the function's own names ``__main__``, as they are in a notebook."""
+    before = sys.modules["__main__"]
+    names = getattr(function, "__globals__", {})
+    if names.get("__name__") == "__main__" and names is not vars(before):
+        sys.modules["__main__"] = types.ModuleType("__main__")
+        vars(sys.modules["__main__"]).update(names)
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
+
+
+@exercise(
+    live=True,
+    limit_s=CHECK_LIMIT_S,
+    memory_bytes=None,
+    hints={
+        "*": [
+            "What does the server have in hand when a request arrives, and what does "
+            "the last step expect?",
+            "The file has to hold everything between a raw row and a score, and the "
+            "code for it has to come from an installed package.",
+            "1 turn the whole pipeline into bytes, 2 write all of them to `path`, "
+            "3 close the file before you return.",
+        ],
+        "needs-notebook": [
+            "Where does Python look for the code of an object that it unpickles?",
+            "A pickle holds the name of a class, not its code. Which classes are "
+            "installed on the server? Save an object of one of those.",
+        ],
+        "half-written": [
+            "When do bytes that you wrote reach the disk?",
+            "A file collects what is written until it is closed; `with open(...)` "
+            "closes it, and so does `path.write_bytes`.",
+        ],
+        "not-a-model": [
+            "The server calls `predict_proba` on what it loads. On what does your "
+            "file let it call that?",
+        ],
+        "old-model-stays": [
+            "Save twice to one path, and look at the size of the file in between.",
+        ],
+    },
+    not_checked="Another version of scikit-learn on the server, a disk that fills up "
+    "half-way, and whether anybody else can replace the file.",
+    notice="The file was loaded where your notebook is not. That is the test that the "
+    "notebook itself can never fail.",
+    wrong=[
+        Wrong(
+            "saves the last step",
+            "preprocessing-lost",
+            patch=(("pickle.dumps(pipeline)", "pickle.dumps(pipeline[-1])"),),
+        ),
+        Wrong(
+            "saves the first step and the last",
+            "preprocessing-lost",
+            source="""
+            def save(pipeline, path):
+                from sklearn.pipeline import make_pipeline
+
+                ends = make_pipeline(pipeline[0], pipeline[-1])
+                path.write_bytes(pickle.dumps(ends))
+            """,
+        ),
+        Wrong(
+            "wraps it in a class of the notebook",
+            "needs-notebook",
+            source="""
+            class Model:
+                def __init__(self, pipeline):
+                    self.pipeline = pipeline
+
+                def predict_proba(self, rows):
+                    return self.pipeline.predict_proba(rows)
+
+            def save(pipeline, path):
+                path.write_bytes(pickle.dumps(Model(pipeline)))
+            """,
+        ),
+        Wrong(
+            "adds a function of the notebook as a step",
+            "needs-notebook",
+            source="""
+            def as_numbers(rows):
+                return np.asarray(rows, dtype=float)
+
+            def save(pipeline, path):
+                from sklearn.preprocessing import FunctionTransformer
+
+                first = ("numbers", FunctionTransformer(as_numbers))
+                pipeline.steps.insert(0, first)
+                path.write_bytes(pickle.dumps(pipeline))
+            """,
+        ),
+        Wrong(
+            "takes a class from a module that only the notebook has",
+            "needs-notebook",
+            source="""
+            import types
+
+            steps = types.ModuleType("my_steps")
+            sys.modules["my_steps"] = steps
+
+            class Model:
+                pass
+
+            Model.__module__ = "my_steps"
+            steps.Model = Model
+
+            def save(pipeline, path):
+                model = Model()
+                model.predict_proba = pipeline.predict_proba
+                path.write_bytes(pickle.dumps(model))
+            """,
+        ),
+        Wrong(
+            "returns the bytes",
+            "file-missing",
+            patch=(
+                (
+                    "path.write_bytes(pickle.dumps(pipeline))",
+                    "return pickle.dumps(pipeline)",
+                ),
+            ),
+        ),
+        Wrong(
+            "chooses another ending",
+            "file-missing",
+            patch=(("path.write_bytes", "path.with_suffix('.bin').write_bytes"),),
+        ),
+        Wrong(
+            "never closes the file",
+            "half-written",
+            source="""
+            opened = []
+
+            def save(pipeline, path):
+                opened.append(open(path, "wb"))
+                pickle.dump(pipeline, opened[-1])
+            """,
+        ),
+        Wrong(
+            "writes the first half",
+            "half-written",
+            patch=(("pickle.dumps(pipeline)", "pickle.dumps(pipeline)[:500]"),),
+        ),
+        Wrong(
+            "writes the text that is printed",
+            "not-loadable",
+            patch=(("pickle.dumps(pipeline)", "repr(pipeline).encode()"),),
+        ),
+        Wrong(
+            "writes something that ends the process",
+            "not-loadable",
+            source="""
+            class Ends:
+                def __reduce__(self):
+                    import os
+
+                    return os._exit, (3,)
+
+            def save(pipeline, path):
+                path.write_bytes(pickle.dumps(Ends()))
+            """,
+        ),
+        Wrong(
+            "never returns",
+            "too-slow",
+            patch=(("path.write_bytes", "while True: path.write_bytes"),),
+        ),
+        Wrong(
+            "saves a dict with the model in it",
+            "not-a-model",
+            patch=(("dumps(pipeline)", "dumps({'model': pipeline})"),),
+        ),
+        Wrong(
+            "saves an unfitted copy",
+            "not-fitted",
+            source="""
+            def save(pipeline, path):
+                from sklearn.base import clone
+
+                path.write_bytes(pickle.dumps(clone(pipeline)))
+            """,
+        ),
+        Wrong(
+            "trains one of its own",
+            "other-model",
+            patch=(("dumps(pipeline)", "dumps(phishing.train('v1'))"),),
+        ),
+        Wrong(
+            "appends to the file",
+            "old-model-stays",
+            source="""
+            def save(pipeline, path):
+                with open(path, "ab") as file:
+                    pickle.dump(pipeline, file)
+            """,
+        ),
+    ],
+    also_right=[
+        Right(
+            "joblib, compressed",
+            source="""
+            def save(pipeline, path):
+                import joblib
+
+                joblib.dump(pipeline, path, compress=3)
+            """,
+        ),
+        Right(
+            "beside it first, then renamed",
+            source="""
+            def save(pipeline, path):
+                beside = Path(f"{path}.part")
+                with open(beside, "wb") as file:
+                    pickle.dump(pipeline, file, protocol=5)
+                beside.replace(path)
+            """,
+        ),
+    ],
+)
+def save_pipeline(t: Trial) -> None:
+    """A saved pipeline scores raw rows in a process that has no notebook."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import PolynomialFeatures, StandardScaler
+
+    from deploylab import phishing
+
+    rows = all_codes(t, 200)
+    files = ["v1.pkl", "products.pkl", "twice.pkl"]
+    with fresh_process(LOADS_FILES) as process:
+        v1 = phishing.train("v1")
+        data = phishing.split().train.iloc[::2]
+        products = make_pipeline(
+            PolynomialFeatures(2, include_bias=False),
+            StandardScaler(),
+            LogisticRegression(),
+        )
+        products.fit(data[phishing.CONTRACT.names].to_numpy(), data[phishing.LABEL])
+        saved(t, v1, "v1.pkl")
+        saved(t, products, "products.pkl")
+        saved(t, v1, "twice.pkl")
+        saved(t, products, "twice.pkl")
+        t.good("`save` leaves a file at `path`")
+        said = asked(process, files, rows.tolist())
+    answers_as(t, said[0], v1, rows, "v1.pkl")
+    t.good("a fresh process loads v1 and gives its answers on 200 raw rows")
+    answers_as(t, said[1], products, rows, "products.pkl")
+    t.good("the same for a pipeline of three steps")
+    scores = np.array(said[2].get("scores", []))
+    t.need(
+        close(scores, products.predict_proba(rows)[:, 1]),
+        "old-model-stays",
+        "Two models were saved to `twice.pkl`, one after the other; the file still "
+        "gives the answers of the first.",
+        "The release says that the new version is live, and the old one answers.",
+        "Look at how you open the file: does it begin anew, or go on at the end?",
+    )
+    t.good("a second save to the same path replaces the first")
+
+
+def saved(t: Trial, pipeline: Any, file: str) -> None:
+    """Save with the student's function; there must be a file afterwards."""
+    with as_notebook(t.thing):
+        in_time(t, pipeline, Path(file))
+    others = sorted(p.name for p in Path().iterdir())
+    instead = f" There is `{show(others[0])}` instead." if others else ""
+    t.need(
+        Path(file).is_file(),
+        "file-missing",
+        f"After `save(pipeline, path)` there is no file at `path`, `{file}`.{instead}",
+        "The release copies this one file to the server.",
+        "Write the bytes to exactly the path that you are given.",
+    )
+
+
+def answers_as(
+    t: Trial, said: dict, pipeline: Any, rows: np.ndarray, file: str
+) -> None:
+    """The file, loaded elsewhere, must give the pipeline's scores."""
+    if said.get("failed", "load") == "load" and "scores" not in said:
+        cannot_load(t, said, file)
+    expected = pipeline.predict_proba(rows)
+    if close(np.array(said.get("scores", [])), expected[:, 1]):
+        return
+    kind, error = said["kind"], f"`{said.get('error')}: {said.get('text', '')[:90]}`"
+    t.need(
+        not (said.get("error") == "AttributeError" and "predict" in said["text"]),
+        "not-a-model",
+        f"The server loaded `{file}`, got an object of type `{kind}`, and could not "
+        "call `predict_proba` on it.",
+        "Whoever loads the file would have to know what you packed, and how.",
+        "Save the object that answers, and nothing around it.",
+    )
+    t.need(
+        said.get("error") != "NotFittedError",
+        "not-fitted",
+        f"The server loaded `{file}` and asked it for scores: {error}.",
+        "The steps are there, and nothing that they learned.",
+        "Save the fitted pipeline that you are given, not a fresh copy.",
+    )
+    if "scores" in said:
+        changed = (np.array(said["scores"]) > 0.5) != (expected[:, 1] > 0.5)
+        what = f"gave another answer on {changed.sum()} of {len(rows)} raw rows"
+    else:
+        what = f"stopped at a raw row with {error}"
+    t.need(
+        said["steps"] >= len(pipeline.steps),
+        "preprocessing-lost",
+        f"Loaded in a fresh process, `{file}` {what}. It holds {said['steps']} of the "
+        f"pipeline's {len(pipeline.steps)} steps.",
+        "A request brings raw values, and numbers of the right shape do not fail.",
+        "Save what takes the raw row.",
+    )
+    t.stop(
+        "other-model",
+        f"Loaded in a fresh process, `{file}` {what}.",
+        "The file is released as the model that was tested, and is another one.",
+        "Save the pipeline that `save` is given, as it is.",
+    )
+
+
+def cannot_load(t: Trial, said: dict, file: str) -> None:
+    """Say why a file could not be loaded."""
+    error, text = said.get("error", ""), said.get("text", "")
+    name = re.search(r"attribute '(\w+)'.*__main__", text)
+    if name or error == "ModuleNotFoundError":
+        missing = f"`{name[1]}` of the notebook" if name else f"`{text[:80]}`"
+        t.stop(
+            "needs-notebook",
+            f"A fresh process could not load `{file}`: {missing} is not there."
+            if name
+            else f"A fresh process could not load `{file}`: {missing}.",
+            "A pickle holds the names of its code. On the server nobody ran your "
+            "notebook.",
+            "Save objects whose code is in an installed package.",
+        )
+    size = Path(file).stat().st_size
+    cut = error == "EOFError" or re.search(
+        r"truncated|exhausted|end of f|Ran out", text
+    )
+    t.need(
+        size and not cut,
+        "half-written",
+        f"`{file}` has {size:,} bytes after `save` returned, and the pickle goes on.",
+        "A release that copies it now ships a model that nobody can load.",
+        "Make sure that all bytes are in the file before `save` returns.",
+    )
+    ended = f"`{error}: {text[:90]}`" if error else "its process gave 0 answers"
+    t.stop(
+        "not-loadable",
+        f"`joblib.load` could not read `{file}`: {ended}.",
+        "The server stops at its first line.",
+        "Write the pipeline with `pickle` or `joblib`.",
+    )
+
+
+def close(one: np.ndarray, other: np.ndarray) -> bool:
+    """Whether two arrays of scores are the same but for rounding."""
+    return one.shape == other.shape and bool(np.abs(one - other).max() < 1e-9)
+
+
+def all_codes(t: Trial, n: int) -> np.ndarray:
+    """Random rows that keep the contract, shape (n, 8); every value occurs."""
+    from deploylab import phishing
+
+    columns = [
+        t.rng.permutation(np.resize(feature.values, n))
+        for feature in phishing.CONTRACT.features
+    ]
+    return np.column_stack(columns)
+
+
+@exercise(
+    hints={
+        "*": [
+            "Which two arrays of scores are near each other everywhere, and still "
+            "answer differently?",
+            "There are two questions for each row: is the score near, and is the "
+            "answer the same? All rows must say yes twice.",
+            "1 refuse other lengths, 2 distance of each pair, 3 compare with the "
+            "tolerance, 4 answers of both at 0.5, 5 all of it for all rows.",
+        ],
+        "relative-tolerance": [
+            "`np.allclose` and `np.isclose` have two tolerances. Which did you set, "
+            "and what is the other?",
+        ],
+        "nan-accepted": [
+            "What is `float('nan') > 0.1`, and what is `float('nan') <= 0.1`?",
+            "Every comparison with NaN is false. So ask for what must hold, not for "
+            "what must not.",
+        ],
+        "length-ignored": [
+            "What does NumPy do with `np.array([0.9]) - np.array([0.9, 0.2])`?",
+        ],
+        "edge-refused": ["`<` or `<=`: which of them is *at most*?"],
+        "half-differs": ["`>` or `>=`: which of them is *above*?"],
+    },
+    not_checked="Whether the arrays hold any row at all (nothing asks what you say to "
+    "two empty ones), and whether the rows are those that matter.",
+    notice="The tolerance was set before anybody looked. A tolerance that is set "
+    "afterwards is a description.",
+    wrong=[
+        Wrong(
+            "compares scores alone",
+            "flip-missed",
+            patch=(("near.all() and not flips.any()", "near.all()"),),
+        ),
+        Wrong(
+            "compares answers alone",
+            "drift-missed",
+            patch=(("near.all() and not flips.any()", "not flips.any()"),),
+        ),
+        Wrong(
+            "takes the mean",
+            "one-row-hidden",
+            patch=(
+                ("np.abs(original - exported)", "np.abs(original - exported).mean()"),
+            ),
+        ),
+        Wrong(
+            "keeps the sign",
+            "sign-kept",
+            patch=(("np.abs(original - exported)", "(original - exported)"),),
+        ),
+        Wrong(
+            "np.allclose",
+            "relative-tolerance",
+            patch=(
+                (
+                    "near = np.abs(original - exported) <= tolerance",
+                    "near = np.isclose(original, exported, atol=tolerance)",
+                ),
+            ),
+        ),
+        Wrong(
+            "a tolerance of its own",
+            "tolerance-ignored",
+            patch=(("<= tolerance", "<= 1e-6"),),
+        ),
+        Wrong(
+            "looks for what is too far",
+            "nan-accepted",
+            patch=(
+                (
+                    "near = np.abs(original - exported) <= tolerance",
+                    "near = np.abs(original - exported) > tolerance",
+                ),
+                ("near.all()", "not near.any()"),
+            ),
+        ),
+        Wrong(
+            "takes two NaN for equal",
+            "nan-accepted",
+            patch=(
+                (
+                    "near = np.abs(original - exported) <= tolerance",
+                    "near = (np.abs(original - exported) <= tolerance)"
+                    " | (np.isnan(original) & np.isnan(exported))",
+                ),
+            ),
+        ),
+        Wrong(
+            "lets NumPy broadcast",
+            "length-ignored",
+            patch=(("original.shape != exported.shape", "False"),),
+        ),
+        Wrong(
+            "zip stops at the shorter one",
+            "length-ignored",
+            source="""
+            def same_answers(original, exported, tolerance=1e-6):
+                return all(
+                    abs(a - b) <= tolerance and (a > 0.5) == (b > 0.5)
+                    for a, b in zip(original, exported)
+                )
+            """,
+        ),
+        Wrong(
+            "wants less than the tolerance",
+            "edge-refused",
+            patch=(("<= tolerance", "< tolerance"),),
+        ),
+        Wrong(
+            "calls 0.5 phishing",
+            "half-differs",
+            patch=(("> 0.5", ">= 0.5"),),
+        ),
+        Wrong(
+            "sorts before it compares",
+            "rows-mixed",
+            patch=(
+                ("(original), np", "(sorted(original)), np"),
+                ("(exported)\n", "(sorted(exported))\n"),
+            ),
+        ),
+        Wrong(
+            "compares the first rows",
+            "off",
+            source="""
+            def same_answers(original, exported, tolerance=1e-6):
+                if len(original) != len(exported):
+                    return False
+                return all(
+                    abs(a - b) <= tolerance and (a > 0.5) == (b > 0.5)
+                    for a, b in list(zip(original, exported))[:5]
+                )
+            """,
+        ),
+    ],
+    also_right=[
+        Right(
+            "row by row",
+            source="""
+            def same_answers(original, exported, tolerance=1e-6):
+                return len(original) == len(exported) and all(
+                    abs(a - b) <= tolerance and (a > 0.5) == (b > 0.5)
+                    for a, b in zip(original, exported)
+                )
+            """,
+        ),
+        Right(
+            "np.allclose without its relative part",
+            source="""
+            def same_answers(original, exported, tolerance=1e-6):
+                if np.shape(original) != np.shape(exported):
+                    return False
+                near = np.allclose(original, exported, rtol=0, atol=tolerance)
+                return near and np.array_equal(
+                    np.greater(original, 0.5), np.greater(exported, 0.5)
+                )
+            """,
+        ),
+    ],
+)
+def same_answers(t: Trial) -> None:
+    """Parity of two arrays of scores: near everywhere, and no other answer."""
+
+    def answer(original: list, exported: list, **more: float) -> bool:
+        return t.call(np.array(original), np.array(exported), **more, gives="truth")
+
+    t.need(
+        not answer([0.2, 0.9], [0.2, 0.6], tolerance=0.01),
+        "drift-missed",
+        f"{t.said}, and the second scores are 0.3 apart.",
+        "Where somebody sorts by score, or another threshold is set, these are two "
+        "models.",
+        "Compare the scores as well as the answers.",
+    )
+    t.need(
+        answer([0.2, 0.9], [0.201, 0.899], tolerance=0.01),
+        "tolerance-ignored",
+        f"{t.said}, and all scores are 0.001 apart.",
+        "A half-precision export is allowed more than a double-precision one.",
+        "Use the argument `tolerance`.",
+    )
+    t.good("scores that are far apart, and scores that are near")
+    t.need(
+        not answer([0.2, 0.4996], [0.2, 0.5004], tolerance=0.01),
+        "flip-missed",
+        f"{t.said}. The scores are near, and the second address is phishing for one "
+        "model alone.",
+        "Nobody sees the score; users see the answer.",
+        "Compare the answers as well as the scores.",
+    )
+    t.good("an answer that flips within the tolerance")
+    many = [0.9] * 99
+    t.need(
+        not answer([0.9, *many], [0.8, *many], tolerance=0.01),
+        "one-row-hidden",
+        f"{t.said}; 99 scores agree, and one is 0.1 apart.",
+        "A row that an export gets badly disappears among those that it gets right.",
+        "Every single row has to be within the tolerance.",
+    )
+    for original, exported in (([0.7], [0.9]), ([0.9], [0.7])):
+        t.need(
+            not answer(original, exported, tolerance=0.01),
+            "sign-kept",
+            f"{t.said}, and the scores are 0.2 apart.",
+            "An export may err in either direction.",
+            "Compare the distance, whichever score is higher.",
+        )
+    t.need(
+        not answer([0.9], [0.900005]),
+        "relative-tolerance",
+        f"{t.said}: the scores are 0.000005 apart, and 0.000001 is allowed.",
+        "The tolerance that was agreed is not the one that is applied.",
+        "Find out what else is added to `tolerance`, and set it to 0.",
+    )
+    t.good("every row counts, in either direction")
+    missing = float("nan")
+    for original, exported in (([0.2, 0.9], [0.2, missing]), ([missing], [missing])):
+        t.need(
+            not answer(original, exported),
+            "nan-accepted",
+            f"{t.said}, and NaN is no score.",
+            "An export that fails on some rows says NaN there, and the release passes.",
+            "Ask what a comparison with NaN gives.",
+        )
+    for original, exported in (([0.9], [0.9] * 3), ([0.9, 0.2], [0.9])):
+        t.need(
+            not answer(original, exported),
+            "length-ignored",
+            f"{t.said}, for {len(original)} scores and {len(exported)}.",
+            "An export that drops rows would pass on those that are left.",
+            "Compare the lengths before you compare scores.",
+        )
+    t.good("NaN and other lengths are refused")
+    t.need(
+        answer([0.625], [0.75], tolerance=0.125),
+        "edge-refused",
+        f"{t.said}, and the scores are exactly 0.125 apart.",
+        "The statement allows *at most* the tolerance.",
+        "Look at which comparison is used.",
+    )
+    for original, exported, same in (
+        ([0.5], [0.5000001], False),
+        ([0.5000001], [0.5], False),
+        ([0.5], [0.4999999], True),
+        ([0.4999999], [0.5], True),
+    ):
+        t.need(
+            answer(original, exported) == same,
+            "half-differs",
+            f"{t.said}. Phishing is a score *above* 0.5.",
+            "A tree of a hundred votes gives exactly 0.5 quite often.",
+            "Look at which comparison is used.",
+        )
+    t.need(
+        not answer([0.9, 0.2], [0.2, 0.9]),
+        "rows-mixed",
+        f"{t.said}; these are the same scores, on other rows.",
+        "Each score belongs to one request.",
+        "Compare row by row.",
+    )
+    t.good("the edges: exactly the tolerance, and exactly 0.5")
+    for _ in range(20):
+        original = t.rng.uniform(size=int(t.rng.integers(6, 12))).round(3)
+        exported = original + t.rng.uniform(-9e-4, 9e-4, size=len(original))
+        if t.rng.random() < 0.5:
+            exported[int(t.rng.integers(5, len(original)))] += 0.01
+        pairs = list(zip(original.tolist(), exported.tolist(), strict=True))
+        apart = [abs(a - b) > 1e-3 or (a > 0.5) != (b > 0.5) for a, b in pairs]
+        value = t.call(original, exported, tolerance=1e-3, gives="truth")
+        t.need(
+            value == (not any(apart)),
+            "off",
+            f"{t.said}; {sum(apart)} of {len(pairs)} rows break the rule.",
+            "",
+            "Go through these rows one by one.",
+        )
+    t.good("random scores")
+
+
+@exercise(
+    live=True,
+    limit_s=CHECK_LIMIT_S,
+    memory_bytes=None,
+    hints={
+        "*": [
+            "What may an object name in `__reduce__`, and who calls it?",
+            "You need one function whose module begins with `numpy` and that writes a "
+            "file, or runs a text as a program. `numpy.savetxt` writes; `runstring` in "
+            "`numpy.testing._private.utils` runs.",
+            "1 a class with `__reduce__`, 2 that gives back the function and a tuple "
+            "of its arguments, 3 one of which is, or contains, `path`, 4 an object of "
+            "it, through `pickle.dumps`.",
+        ],
+        "not-numpy": [
+            "Which names does your payload import? `pickletools.dis` shows them.",
+            "The rule sees the module of every name. Find a function inside numpy that "
+            "does the errand for you.",
+        ],
+        "nothing-happened": [
+            "When is `__reduce__` called, and when is what it gives back called?",
+        ],
+        "written-too-early": [
+            "`__reduce__` runs while you pickle. What runs while others load?",
+        ],
+    },
+    not_checked="What else your payload does. It ran with all the rights that you "
+    "have, as any pickle does.",
+    notice="The rule was kept to the letter. One useful function in a large library is "
+    "enough.",
+    wrong=[
+        Wrong(
+            "uses eval",
+            "not-numpy",
+            source="""
+            class Errand:
+                def __init__(self, path):
+                    self.path = path
+
+                def __reduce__(self):
+                    return eval, (f"open({self.path!r}, 'w').write('loaded')",)
+
+            def only_numpy(path):
+                return pickle.dumps(Errand(path))
+            """,
+        ),
+        Wrong(
+            "an object of the notebook",
+            "not-numpy",
+            patch=(("def __reduce__", "def reduce"),),
+        ),
+        Wrong(
+            "a harmless array",
+            "nothing-happened",
+            patch=(("pickle.dumps(Errand(path))", "pickle.dumps(np.ones(3))"),),
+        ),
+        Wrong(
+            "the function, and nobody calls it",
+            "nothing-happened",
+            patch=(("dumps(Errand(path))", "dumps(runstring)"),),
+        ),
+        Wrong(
+            "runs the errand itself",
+            "written-too-early",
+            source="""
+            def only_numpy(path):
+                np.savetxt(path, ["loaded"], fmt="%s")
+                return pickle.dumps(np.ones(3))
+            """,
+        ),
+        Wrong(
+            "never returns",
+            "too-slow",
+            patch=(("return pickle.dumps", "while True: pickle.dumps"),),
+        ),
+        Wrong(
+            "a program text",
+            "not-a-pickle",
+            patch=(
+                ("pickle.dumps(Errand(path))", "b'import numpy; numpy.savetxt(path)'"),
+            ),
+        ),
+        Wrong(
+            "an empty payload",
+            "not-a-pickle",
+            patch=(("pickle.dumps(Errand(path))", "b''"),),
+        ),
+        Wrong(
+            "forgets an argument",
+            "call-failed",
+            patch=(("(program, {})", "(program,)"),),
+        ),
+        Wrong(
+            "ends the process that loads it",
+            "call-failed",
+            patch=(
+                (
+                    "open({self.path!r}, 'w').write('loaded')",
+                    "import os; os._exit(0)",
+                ),
+            ),
+        ),
+        Wrong(
+            "a path of its own",
+            "path-ignored",
+            patch=(("{self.path!r}", "'mark.txt'"),),
+        ),
+        Wrong(
+            "an ending of numpy's",
+            "path-ignored",
+            source="""
+            class Errand:
+                def __init__(self, path):
+                    self.path = path
+
+                def __reduce__(self):
+                    return np.save, (self.path, ["loaded"])
+
+            def only_numpy(path):
+                return pickle.dumps(Errand(path))
+            """,
+        ),
+        Wrong(
+            "another word",
+            "other-content",
+            patch=(("'loaded'", "'hello'"),),
+        ),
+    ],
+    also_right=[
+        Right(
+            "a public function",
+            source="""
+            class Errand:
+                def __init__(self, path):
+                    self.path = path
+
+                def __reduce__(self):
+                    return np.savetxt, (self.path, ["loaded"], "%s")
+
+            def only_numpy(path):
+                return pickle.dumps(Errand(path))
+            """,
+        ),
+        Right(
+            "by hand: a name with a dot in it, below a module of numpy",
+            source="""
+            def only_numpy(path):
+                def text(value):
+                    return b"\\x8c" + bytes([len(value)]) + value.encode()
+
+                module, name = "numpy.testing._private.utils", "os.system"
+                call = text(module) + text(name) + b"\\x93"
+                return b"\\x80\\x04" + call + text(f"echo loaded > {path}") + b"\\x85R."
+            """,
+        ),
+    ],
+)
+def only_numpy(t: Trial) -> None:
+    """A pickle that imports from numpy alone, and writes a file when it is loaded."""
+    path, other = (f"mark-{number}.txt" for number in t.rng.integers(100, 999, size=2))
+    for file, mark in (("one.pkl", path), ("other.pkl", other)):
+        with as_notebook(t.thing):
+            payload = in_time(t, mark, gives="bytes")
+        t.need(
+            not Path(mark).exists(),
+            "written-too-early",
+            f"`only_numpy('{mark}')` wrote `{mark}` itself, before anybody loaded "
+            "the payload.",
+            "An attacker's errand runs on the machine that loads, not on theirs.",
+            "Let the payload hold the call, and do not make it yourself.",
+        )
+        is_pickle(t, payload)
+        Path(file).write_bytes(payload)
+    t.good("a pickle, and nothing has happened yet")
+    with fresh_process(ANYTHING_FROM_NUMPY) as process:
+        said = asked(process, ["one.pkl", "other.pkl"], [])
+    for one, mark in zip(said, (path, other), strict=True):
+        wrote(t, one, mark)
+    t.good("loading it by the rule writes the file")
+
+
+def is_pickle(t: Trial, payload: bytes) -> None:
+    """The payload must be a list of pickle instructions."""
+    try:
+        list(pickletools.genops(payload))
+    except Exception as error:
+        t.stop(
+            "not-a-pickle",
+            f"{t.said}, which pickle cannot read: `{str(error)[:80]}`.",
+            "",
+            "Return what `pickle.dumps` gives for an object of yours.",
+        )
+
+
+def wrote(t: Trial, said: dict, mark: str) -> None:
+    """Loading must have written the file, whatever became of the load."""
+    error, text = said.get("error", ""), said.get("text", "")
+    if not Path(mark).is_file():
+        t.need(
+            error != "Refused",
+            "not-numpy",
+            f"The rule refused the payload, because it imports `{show(text)[1:-1]}`.",
+            "Here the rule worked: the errand did not run.",
+            "Import from modules of numpy alone.",
+        )
+        known = {"one.pkl", "other.pkl"}
+        others = sorted({p.name for p in Path().iterdir()} - known)
+        t.need(
+            not others,
+            "path-ignored",
+            f"There is no `{mark}` after the load, but `{show((others or [''])[0])}`.",
+            "",
+            "Write to exactly the path that you are given.",
+        )
+        t.need(
+            said and not error,
+            "call-failed",
+            f"Nothing was refused, there is no `{mark}`, and the load "
+            + (f"failed: `{error}: {text[:100]}`." if error else "never ended."),
+            "",
+            "Make the call of your payload in a cell, with the same arguments.",
+        )
+        t.stop(
+            "nothing-happened",
+            f"The payload was loaded, and there is no file `{mark}`.",
+            "",
+            "Let the payload name a function, and arguments to call it with.",
+        )
+    content = Path(mark).read_text("utf-8", errors="replace").strip()
+    t.need(
+        content == "loaded",
+        "other-content",
+        f"`{mark}` is there, and says `{show(content)}`, not `loaded`.",
+        "",
+        "Write the word that the exercise asks for.",
+    )
+
+
+#: Features in the contract's order, the code that training fills in for a missing
+#: one (the most frequent in training, as the page computes it), and the codes.
+USUAL = {
+    "empty_server_form_handler": 1,
+    "popup_window": 0,
+    "https": 1,
+    "request_from_other_domain": -1,
+    "anchor_from_other_domain": -1,
+    "is_popular": 0,
+    "long_url": 0,
+    "ip_in_url": -1,
+}
+PLAIN = dict(zip(USUAL, (1, 0, -1, 1, -1, 0, 1, 1), strict=True))
+ONE_MORE = {"age_of_domain": 1, **PLAIN}
+
+
+@exercise(
+    "fix",
+    starting="1d86cb3c7a7d182f",
+    hints={
+        "*": [
+            "`differing(serving_row)` says in how many of the records each feature "
+            "differs. Which differ always, and which now and then?",
+            "Take one raw record, print both rows side by side, and go from feature to "
+            "feature. One difference at a time.",
+            "1 the order of the columns, 2 what becomes of each code, 3 codes that "
+            "come as text, 4 what stands for a missing value.",
+        ],
+        "order-differs": [
+            "The model takes numbers without names. Who says which comes first?"
+        ],
+        "fill-differs": [
+            "What does training put in the place of a missing value, and where does it "
+            "know that from?",
+            "`fillna` works on the codes, before they become features. `USUAL` holds "
+            "codes too.",
+        ],
+        "text-ignored": ["What is `'-1' == -1` in Python?"],
+        "codes-differ": ["What does training make of -1, and the service?"],
+    },
+    not_checked="Whether your function calls `training_row`, which would pass here and "
+    "fail on a machine without pandas; and what the service does with codes that no "
+    "collector sends.",
+    notice="Nothing raised, neither before nor after. What found it was to run both "
+    "sides on the same raw records.",
+    wrong=[
+        Wrong(
+            "keeps the alphabetical order",
+            "order-differs",
+            patch=(
+                ("in phishing.CONTRACT.names", "in sorted(phishing.CONTRACT.names)"),
+            ),
+        ),
+        Wrong(
+            "keeps the pop-up windows turned",
+            "codes-differ",
+            patch=(
+                (
+                    "(int(code) + 1) / 2",
+                    "(1 - int(code) * (1 if name == 'popup_window' else -1)) / 2",
+                ),
+            ),
+        ),
+        Wrong(
+            "turns every feature",
+            "codes-differ",
+            patch=(("int(code) + 1", "1 - int(code)"),),
+        ),
+        Wrong(
+            "sends the codes", "codes-differ", patch=(("(int(code) + 1) / 2", "code"),)
+        ),
+        Wrong(
+            "compares text with numbers",
+            "text-ignored",
+            patch=(
+                (
+                    "(int(code) + 1) / 2",
+                    "0.0 if code == -1 else 0.5 if code == 0 else 1.0",
+                ),
+            ),
+        ),
+        Wrong(
+            "fills missing with 0",
+            "fill-differs",
+            patch=(("code = USUAL[name]", "code = -1"),),
+        ),
+        Wrong(
+            "takes the code 0 for missing",
+            "fill-differs",
+            patch=(("code = USUAL[name]", "code = 0"),),
+        ),
+        Wrong(
+            "fills in features in the place of codes",
+            "fill-differs",
+            source="""
+            def serving_row(record):
+                row = []
+                for name in phishing.CONTRACT.names:
+                    code = record.get(name)
+                    done = USUAL[name] if code is None else (int(code) + 1) / 2
+                    row.append(done)
+                return row
+            """,
+        ),
+        Wrong(
+            "fills with the value of the record before",
+            "fill-differs",
+            source="""
+            last = dict(USUAL)
+
+            def serving_row(record):
+                for name in phishing.CONTRACT.names:
+                    if record.get(name) is not None:
+                        last[name] = int(record[name])
+                return [(last[name] + 1) / 2 for name in phishing.CONTRACT.names]
+            """,
+        ),
+        Wrong(
+            "fills absent fields, and lets None become 0",
+            "fill-differs",
+            source="""
+            def serving_row(record):
+                codes = [record.get(n, USUAL[n]) for n in phishing.CONTRACT.names]
+                return [(int(code or 0) + 1) / 2 for code in codes]
+            """,
+        ),
+        Wrong(
+            "leaves missing features out",
+            "not-eight",
+            source="""
+            def serving_row(record):
+                codes = [record.get(name) for name in phishing.CONTRACT.names]
+                return [(int(code) + 1) / 2 for code in codes if code is not None]
+            """,
+        ),
+        Wrong(
+            "takes the order of the record",
+            "broke-what-worked",
+            source="""
+            def serving_row(record):
+                codes = {n: code for n, code in record.items() if n in USUAL}
+                for name in USUAL:
+                    if codes.get(name) is None:
+                        codes[name] = USUAL[name]
+                return [(int(code) + 1) / 2 for code in codes.values()]
+            """,
+        ),
+        Wrong(
+            "takes fields that are no features",
+            "broke-what-worked",
+            source="""
+            def serving_row(record):
+                full = dict(USUAL)
+                for name, code in record.items():
+                    full[name] = USUAL[name] if code is None else code
+                return [(int(code) + 1) / 2 for code in full.values()]
+            """,
+        ),
+        Wrong(
+            "gives up when most is missing",
+            "off",
+            source="""
+            def serving_row(record):
+                codes = [record.get(name) for name in phishing.CONTRACT.names]
+                if codes.count(None) > 1:
+                    return [0.5] * 8
+                return [
+                    (USUAL[name] + 1) / 2 if code is None else (int(code) + 1) / 2
+                    for name, code in zip(phishing.CONTRACT.names, codes)
+                ]
+            """,
+        ),
+    ],
+    also_right=[
+        Right(
+            "a table of codes, and an array",
+            source="""
+            def serving_row(record):
+                known = {"-1": 0.0, "0": 0.5, "1": 1.0}
+                codes = [record.get(name) for name in phishing.CONTRACT.names]
+                usual = [USUAL[name] for name in phishing.CONTRACT.names]
+                return np.array([
+                    known[str(int(fill if code is None else code))]
+                    for code, fill in zip(codes, usual)
+                ])
+            """,
+        ),
+        Right(
+            "training's own function",
+            source="""
+            def serving_row(record):
+                return training_row(record)
+            """,
+        ),
+    ],
+)
+def serving_row(t: Trial) -> None:
+    """The service's row of a raw record is the row that training made of it."""
+    row, expected = as_row(t, PLAIN), trained_on(PLAIN)
+    t.need(
+        row == expected or sorted(row) != sorted(expected),
+        "order-differs",
+        f"{t.said}; training made `{show(expected)}`. The same numbers, in another "
+        "order.",
+        "The model takes eight numbers, whichever they are.",
+        "Compare the order of the columns with the contract's.",
+    )
+    same_codes(t, PLAIN, row)
+    for code in (-1, 0, 1):
+        record = dict.fromkeys(USUAL, code)
+        record["ip_in_url"] = code or -1
+        same_codes(t, record, as_row(t, record))
+    t.good("the order of the columns, and every code")
+
+    turned = dict(reversed(PLAIN.items()))
+    for record, said in ((turned, "turned round"), (ONE_MORE, "and one more")):
+        row, expected = t.call(record, gives="list"), trained_on(record)
+        if row != expected:
+            t.stop(
+                "broke-what-worked",
+                f"With the fields {said}, `{next(iter(record))}` first, the row is "
+                f"`{show(row)}`, not `{show(expected)}`.",
+                "The service as you got it took fields in any order, and ignored "
+                "others.",
+                "Look each feature up by its name.",
+            )
+    t.good("fields in any order, and others beside them, as before")
+
+    for code in (-1, 0, 1):
+        record = dict.fromkeys(USUAL, str(code))
+        record["ip_in_url"] = str(code or -1)
+        row, expected = as_row(t, record), trained_on(record)
+        name = differing(row, expected)
+        if row != expected:
+            t.stop(
+                "text-ignored",
+                f"`{name}` came as the text `'{record[name]}'` and became "
+                f"{row[place(name)]}; training makes {expected[place(name)]} of it.",
+                "A collector that writes CSV sends every code as text.",
+                "Turn what arrives into a number before you compare it.",
+            )
+    t.good("codes that come as text")
+
+    for name in USUAL:
+        absent = {other: code for other, code in PLAIN.items() if other != name}
+        for record, how in (
+            (absent, "is missing"),
+            (PLAIN | {name: None}, "is `None`"),
+        ):
+            row, expected = as_row(t, record), trained_on(record)
+            if row != expected:
+                served, trained = row[place(name)], expected[place(name)]
+                t.stop(
+                    "fill-differs",
+                    f"When `{name}` {how}, the service puts {served} in its place; "
+                    f"training puts {trained}.",
+                    "The model learned from rows in which training filled the gaps.",
+                    "Use what training wrote down for missing values.",
+                )
+    t.good("missing values, absent or `None`")
+
+    for _ in range(25):
+        record = raw_record(t)
+        row, expected = as_row(t, record), trained_on(record)
+        name = differing(row, expected)
+        if row != expected:
+            t.stop(
+                "off",
+                f"{t.said}; training made `{show(expected)}`, another `{name}`.",
+                "",
+                "Run both functions on this record, and compare feature by feature.",
+            )
+    t.good("random raw records")
+
+
+def trained_on(record: dict[str, Any]) -> list[float]:
+    """What training makes of a raw record, without pandas."""
+    codes = [record.get(name) for name in USUAL]
+    filled = zip(codes, USUAL.values(), strict=True)
+    return [(int(usual if code is None else code) + 1) / 2 for code, usual in filled]
+
+
+def as_row(t: Trial, record: dict[str, Any]) -> list[float]:
+    """The student's row for a record: eight numbers."""
+    row = t.call(record, gives="list")
+    with contextlib.suppress(TypeError, ValueError):
+        row = [float(value) for value in row]
+    t.need(
+        len(row) == len(USUAL) and all(isinstance(value, float) for value in row),
+        "not-eight",
+        f"{t.said}, which is not eight numbers.",
+        "The model takes eight numbers, and the contract says which.",
+        "Give one number for each feature of the contract.",
+    )
+    return row
+
+
+def same_codes(t: Trial, record: dict[str, Any], row: list[float]) -> None:
+    """Each code must become the feature that training makes of it."""
+    expected = trained_on(record)
+    name = differing(row, expected)
+    if row != expected:
+        t.stop(
+            "codes-differ",
+            f"The code {record.get(name)} of `{name}` became {show(row[place(name)])}; "
+            f"training makes {show(expected[place(name)])} of it.",
+            "Both are values that the contract allows, so nothing is refused.",
+            "Follow this one code through your function.",
+        )
+
+
+def place(name: str) -> int:
+    """The place of a feature in the row."""
+    return list(USUAL).index(name)
+
+
+def differing(row: list[float], expected: list[float]) -> str:
+    """The first feature that differs; the first of all if none does."""
+    pairs = zip(USUAL, row, expected, strict=True)
+    return next((name for name, one, other in pairs if one != other), "https")
+
+
+def raw_record(t: Trial) -> dict[str, Any]:
+    """A random record of the collector: text, None, absent fields, any order."""
+    record: dict[str, Any] = {}
+    for name in t.rng.permutation(list(USUAL)).tolist():
+        code = int(t.rng.choice([-1, 1] if name == "ip_in_url" else [-1, 0, 1]))
+        form = t.rng.choice(["number", "text", "none", "absent"])
+        if form != "absent":
+            record[name] = {"number": code, "text": str(code), "none": None}[form]
+    return record
