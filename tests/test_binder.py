@@ -93,10 +93,12 @@ def test_a_builder_or_another_version_in_the_lock_is_found():
 
 
 def imports(source: str) -> set[str]:
-    """The top-level modules that Python code imports, at any depth.
+    """The top-level modules that a cell's or a file's Python imports, at any depth.
 
-    In a cell that begins with a magic, what follows it is Python.
+    A cell magic makes a cell something else, but for a Python file that it writes.
     """
+    if source.startswith("%%") and not re.match(r"%%writefile .*\.py\n", source):
+        return set()
     code = re.sub(r"^[%!].*", "", source, flags=re.MULTILINE)
     found: set[str] = set()
     for node in ast.walk(ast.parse(code)):
@@ -115,10 +117,7 @@ def needed_modules() -> set[str]:
     found: set[str] = set()
     for name in pages_on_disk(ROOT):
         for cell in Page(ROOT, name).cells:
-            if not cell.source.startswith("%%") or cell.source.startswith(
-                "%%writefile"
-            ):
-                found |= imports(cell.source)
+            found |= imports(cell.source)
     for folder in ("deploylab", "book/listings"):
         for path in (ROOT / folder).rglob("*.py"):
             found |= imports(path.read_text())
