@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 WIDTH = 79
+MAX_DEPTH = 4  # of containers that are shown with `show` for what is in them
 
 
 class Status(StrEnum):
@@ -128,8 +129,11 @@ def card(body: list[str]) -> str:
     )
 
 
-def show(value: Any, limit: int = 120) -> str:
-    """A short text for a value, as a student would type it where that is possible."""
+def show(value: Any, limit: int = 120, depth: int = 0) -> str:
+    """A short text for a value, as a student would type it where that is possible.
+
+    ``depth`` counts the containers around it: a list may hold itself.
+    """
     if isinstance(value, str):
         text = repr(value if len(value) <= limit else value[:limit] + "...")
     elif hasattr(value, "shape") and getattr(value, "ndim", 0):
@@ -142,8 +146,8 @@ def show(value: Any, limit: int = 120) -> str:
         text = repr(value.item())  # a NumPy scalar, without its wrapping
     elif isinstance(value, float):
         text = repr(value)
-    elif isinstance(value, list | tuple | dict | set) and len(value) <= 12:
-        text = _container(value, limit)
+    elif _is_small(value) and depth < MAX_DEPTH:
+        text = _container(value, limit, depth + 1)
     else:
         try:
             text = repr(value)
@@ -153,11 +157,18 @@ def show(value: Any, limit: int = 120) -> str:
     return _short(text.replace("`", "'").replace("\n", " "), limit)
 
 
-def _container(value: Any, limit: int) -> str:
+def _is_small(value: Any) -> bool:
+    return isinstance(value, list | tuple | dict | set) and len(value) <= 12
+
+
+def _container(value: Any, limit: int, depth: int) -> str:
     if isinstance(value, dict):
-        inside = (f"{show(k, limit)}: {show(v, limit)}" for k, v in value.items())
+        inside = (
+            f"{show(k, limit, depth)}: {show(v, limit, depth)}"
+            for k, v in value.items()
+        )
         return "{" + ", ".join(inside) + "}"
-    inside = ", ".join(show(v, limit) for v in value)
+    inside = ", ".join(show(v, limit, depth) for v in value)
     if isinstance(value, list):
         return f"[{inside}]"
     if isinstance(value, tuple):
