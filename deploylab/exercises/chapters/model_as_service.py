@@ -373,8 +373,7 @@ def validate_request(t: Trial) -> None:
         t.need(
             found == right,
             "off",
-            f"{t.said}; {_list(right) or 'nothing'} breaks the contract (0, 0.5, 1 for "
-            "`https`; 0, 1 for `ip_in_url`).",
+            f"{t.said}; what breaks the contract is {_list(right) or 'nothing'}.",
             "",
             "Run this call in a cell of its own, and follow each field.",
         )
@@ -675,9 +674,9 @@ def _known(t: Trial, fields: dict, known: tuple | list, where: str) -> None:
         near = difflib.get_close_matches(str(field), known, n=1)
         t.stop(
             "unknown-field",
-            f"`{show(field, 40)}` in {where} is not a field that Kubernetes has there.",
-            "It is refused at best; at worst it is dropped, and the default holds.",
-            f"Did you mean `{near[0]}`?" if near else "Leave this field out.",
+            f"`{show(field, 40).strip("'")}` in {where} is not a field that is known there.",
+            "A cluster refuses it at best; at worst it drops it without a word.",
+            f"Did you mean `{near[0]}`?" if near else f"Known are {_list(set(known))}.",
         )
 
 
@@ -916,7 +915,10 @@ def probes(t: Trial) -> None:
             "A release waits for this, and so does a rollback.",
             "Look for the delay or the period that is longer than it has to be.",
         )
-    t.good(f"models that load for {LOADS_S[0]} and for {LOADS_S[1]} s get ready, once")
+    t.good(
+        f"models that load for {LOADS_S[0]} and for {LOADS_S[1]} s get ready, "
+        "without a restart"
+    )
     for begin_s in BEGINS_S:
         life = _life(config, Service(frozen=(begin_s, begin_s + 8)), begin_s + 60)
         t.need(
@@ -1858,7 +1860,7 @@ def _need_nobody_hurt(t: Trial, system: live.System) -> None:
         )
     early = one.ready_s is None or first.sent_s < one.ready_s
     if early and one.stopped_s is None:
-        at = f"ready at {one.ready_s:.1f} s" if one.ready_s else "never ready"
+        at = f"ready at {one.ready_s:.1f} s" if one.ready_s else "not ready yet"
         t.stop(
             "routed-too-early",
             f"{users}. The first was sent to `{one}` at {first.sent_s:.1f} s, and it "
