@@ -672,9 +672,10 @@ def _known(t: Trial, fields: dict, known: tuple | list, where: str) -> None:
         if field in known:
             continue
         near = difflib.get_close_matches(str(field), known, n=1)
+        shown = show(field, 40).strip("'")
         t.stop(
             "unknown-field",
-            f"`{show(field, 40).strip("'")}` in {where} is not a field that is known there.",
+            f"`{shown}` in {where} is not a field that is known there.",
             "A cluster refuses it at best; at worst it drops it without a word.",
             f"Did you mean `{near[0]}`?" if near else f"Known are {_list(set(known))}.",
         )
