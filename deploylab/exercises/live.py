@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import psutil
 
-from deploylab import ROOT, artifacts, servers, traffic
+from deploylab import ROOT, artifacts, servers
 
 # -- HTTP, one request at a time ---------------------------------------------------
 
@@ -416,7 +416,8 @@ class System:
         self.routed: tuple[Instance, ...] = ()
 
     def __enter__(self) -> System:
-        from deploylab import phishing
+        # Here and not above: a server process imports this module for `slow_to_load`.
+        from deploylab import phishing, traffic
 
         with self._clean_up as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="system-"))

@@ -1378,6 +1378,7 @@ def _log_says(service: live.Service) -> str:
 @exercise(
     "program",
     live=True,
+    starting="114a480b85e880af",
     limit_s=40,
     memory_bytes=None,
     hints={
@@ -1681,6 +1682,14 @@ def serve_model(t: Trial) -> None:
         )
         artifacts.save(version, "artifact")
         service = live.Service(t.thing)
+        health = service.ask("/health")
+        t.need(
+            health.status,
+            "no-answer",
+            f"`GET {t.thing}/health` {health.said}.",
+            "",
+            "Look whether the server runs, and on which port.",
+        )
         _need_predictions(t, service, "")
         _need_refusals(t, service)
         _need_parallel(t, service)
