@@ -1486,7 +1486,7 @@ def _log_says(service: live.Service) -> str:
         Wrong(
             "writes the version down",
             "other-version",
-            patch=(('"version": described.version', '"version": "v2"'),),
+            patch=(("version = described.version", 'version = "v2"'),),
         ),
         Wrong(
             "indexes the body",
