@@ -409,6 +409,7 @@ class System:
         self._began = time.monotonic()
         self._events: list[tuple[float, str, str]] = []
         self._requests: list[Request] = []
+        self._noting = threading.Lock()
         self._over = threading.Event()
         self._clean_up = contextlib.ExitStack()
         self._artifacts: dict[str, artifacts.Artifact] = {}
@@ -473,6 +474,7 @@ class System:
     def wait_ready(self, instance: Instance, timeout_s: float = 20) -> None:
         """Wait until an instance is ready. Raises ServerError if it does not get so."""
         instance.server.wait_ready(timeout_s)
+        self._is_ready(instance)
 
     def route(self, instances: Iterable[Instance]) -> None:
         """Send the traffic to these instances in turn, from the next request on."""
@@ -548,9 +550,14 @@ class System:
     def _await(self, instance: Instance) -> None:
         while instance.running and instance.server.state != "stopped":
             if instance.ready():
-                instance.ready_s = self._note("ready", instance.name)
+                self._is_ready(instance)
                 return
             time.sleep(0.01)
+
+    def _is_ready(self, instance: Instance) -> None:
+        with self._noting:
+            if instance.ready_s is None:
+                instance.ready_s = self._note("ready", instance.name)
 
     def _send(self, bodies: list[bytes]) -> None:
         began = time.monotonic()
