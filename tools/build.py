@@ -110,20 +110,23 @@ def write_trust_page(root: Path, build: str) -> list[Finding]:
     if not (root / "deploylab" / "exercises").is_dir():
         return []
     settings = {BUILD_MARK: build, "PYTHONPATH": python_path(root, TOOLS)}
-    done = subprocess.run(
+    said = []
+    with subprocess.Popen(
         [sys.executable, str(TOOLS / "trust.py"), "--root", str(root)],
         env=os.environ | ENVIRONMENT | settings,
         text=True,
         stdout=subprocess.PIPE,
-    )
-    if done.returncode == 0:
-        print(done.stdout, end="", flush=True)
+    ) as program:
+        for line in program.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    if program.returncode == 0:
         return []
     return [
         Finding(
             "deploylab/exercises",
             1,
-            f"the gates of the exercise checks do not hold:\n{indent(done.stdout)}",
+            f"the gates of the exercise checks do not hold:\n{indent(''.join(said))}",
             "Mend the check, the page, or the list of answers; "
             "`python tools/proof.py NAME` runs one exercise.",
         )

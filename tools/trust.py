@@ -10,6 +10,7 @@ why, if a gate fails.
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import sys
@@ -36,11 +37,8 @@ def main() -> int:
     problems = proof.orphans(pages, known)
     facts = {}
     if not problems:
-        shared = files_digest(
-            [root / "deploylab", TOOLS / "proof.py", TOOLS / "battery.py"], sys.version
-        )
         for name, page in pages.items():
-            facts[name], new = proved(root, page, known[name], shared)
+            facts[name], new = proved(root, page, known[name])
             problems += new
     if problems:
         print("\n".join(problems))
@@ -52,14 +50,22 @@ def main() -> int:
     return 0
 
 
-def proved(
-    root: Path, page: OnPage, exercise: Exercise, shared: str
-) -> tuple[dict, list[str]]:
-    """What the proof of an exercise found, kept from before if nothing changed."""
+@functools.cache
+def shared_digest(root: Path) -> str:
+    """Digest of what all proofs rest on: the package, and the gates."""
+    rests_on = [root / "deploylab", TOOLS / "proof.py", TOOLS / "battery.py"]
+    return files_digest(rests_on, sys.version)
+
+
+def proved(root: Path, page: OnPage, exercise: Exercise) -> tuple[dict, list[str]]:
+    """What the proof of an exercise found, and its problems.
+
+    Kept from before if neither the page's cells, nor the package, nor the gates have
+    changed since; only a proof without problems is kept.
+    """
     parts = [page.imports, page.statement, page.given, page.stub, page.check]
-    key = hashlib.sha256(
-        json.dumps([shared, *parts, page.solution]).encode()
-    ).hexdigest()
+    content = json.dumps([shared_digest(root), *parts, page.solution])
+    key = hashlib.sha256(content.encode()).hexdigest()
     kept = root / KEPT / f"{exercise.name}.json"
     if kept.exists():
         facts = json.loads(kept.read_text("utf-8"))
@@ -81,6 +87,7 @@ def facts_of(found: Proof) -> dict:
         "right": found.right_accepted,
         "mutants": found.mutants,
         "equivalent": found.equivalent,
+        "messages": proof.golden(found),
     }
 
 
