@@ -155,6 +155,9 @@ sys.addaudithook(slow)
 class Service:
     """A server that runs somewhere on this machine, at ``http://host:port``."""
 
+    #: Seconds that it took to come up, as far as that was seen.
+    up_s = 0.0
+
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self.address = (parts.hostname or "127.0.0.1", parts.port or 80)
@@ -210,8 +213,6 @@ class Program(Service):
             "CHECK_SIGN": str(self._sign),
         }
         self.started = time.monotonic()
-        #: How long it took to come up, set by who has seen it.
-        self.up_s = 0.0
         self._worked = (0.0, self.started)
 
     def __enter__(self) -> Program:

@@ -1317,7 +1317,8 @@ def _need_parallel(t: Trial, service: live.Service) -> None:
     """Three callers who send slowly do not hold up a fourth."""
     body = json.dumps(_row(t)).encode()
     alone = service.ask("/predict", body)
-    patience_s = min(3.0, max(1.0, 20 * alone.seconds))
+    # A second worker may still be coming up, on a slow machine.
+    patience_s = min(6.0, max(2.0, 20 * alone.seconds, 2 * service.up_s))
     callers = [service.slow_caller("/predict", body) for _ in range(3)]
     time.sleep(0.1)
     fourth = service.ask("/predict", body, timeout_s=patience_s)
@@ -1399,6 +1400,8 @@ def _log_says(service: live.Service) -> str:
             "Who waits for the threads that are answering, when the main one ends?",
             "A daemon thread is cut off when the program ends; werkzeug's server makes "
             "its threads so unless `server.daemon_threads` is set to `False`.",
+            "Who gets the signal, if your program has started another one? It can "
+            "become the other one instead, with `os.execv`.",
         ],
         "never-exits": [
             "`server.shutdown()` waits for `serve_forever` to return. In which thread "
