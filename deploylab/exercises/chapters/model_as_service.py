@@ -1356,7 +1356,7 @@ def _need_drain(t: Trial, program: live.Program) -> None:
     t.need(
         reply.status == 200,
         "drops-on-stop",
-        f"SIGTERM came while a request was being sent: it {reply.said}.",
+        f"`SIGTERM` came while a request was being sent: it {reply.said}.",
         "Every release stops servers, so every release would lose requests.",
         "On SIGTERM stop accepting, and wait for the threads that are at work.",
     )
