@@ -71,13 +71,12 @@ def test_gates(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LIVE)
 def test_gates_of_live_exercises(name):
-    """Once for each answer. Where the build has run them on the same sources, its
-    record is taken: each of them starts servers and takes a while."""
+    """Once for each answer; the trust page names them on the strength of this test."""
     before = set(marked_processes())
-    facts, problems = trust.proved(proof.ROOT, proof.all_on_pages()[name], KNOWN[name])
-    assert problems == []
-    assert set(facts["wrong"]) == {wrong.name for wrong in KNOWN[name].wrong}
-    assert unread(name, facts["messages"]) == [], CHANGED
+    found = proved(name)
+    assert found.problems == []
+    assert trust.declared(KNOWN[name]) == trust.facts_of(found)
+    assert unread(name, proof.golden(found)) == [], CHANGED
     assert set(marked_processes()) <= before  # G13
 
 
