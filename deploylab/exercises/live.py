@@ -403,10 +403,11 @@ class System:
 
     Callers send `RATE_PER_S` requests a second, each to the next address on the list
     of those that are routed; they do not ask again when one fails. ``v1`` serves when
-    it begins.
+    it begins. ``folder`` is for the models; by default a temporary one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
         self._began = time.monotonic()
         self._events: list[tuple[float, str, str]] = []
         self._requests: list[Request] = []
@@ -422,7 +423,9 @@ class System:
         from deploylab import phishing, traffic
 
         with self._clean_up as stack:
-            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="system-"))
+            folder = self._folder or stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="system-")
+            )
             for name in ("v1", "v2"):
                 version = phishing.version(name)
                 self._artifacts[name] = artifacts.save(version, f"{folder}/{name}")

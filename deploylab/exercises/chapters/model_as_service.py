@@ -1841,7 +1841,7 @@ def replace_server(t: Trial) -> None:
     """A runbook that replaces v1 by v2 under traffic."""
     from deploylab.exercises import live
 
-    with live.System() as system:
+    with live.System(Path.cwd()) as system:  # a folder of the check's own
         t.call(system)
         system.watch(live.AFTER_S)
         system.end_traffic()
