@@ -23,7 +23,7 @@ import psutil
 import pytest
 from battery import FUNCTIONS
 
-from deploylab import check, cli
+from deploylab import ROOT, check, cli
 from deploylab.exercises import Check, exercises, progress, sandbox
 from deploylab.exercises.engine import (
     GIVES,
@@ -385,6 +385,12 @@ def test_values_are_shown_short_and_without_addresses(value, text):
     assert "`" not in show("a`b")
 
 
+def test_a_value_that_holds_itself_is_shown():
+    endless = [1]
+    endless.append(endless)
+    assert len(show(endless)) < 200
+
+
 def test_a_value_without_a_repr_is_shown():
     class Silent:
         def __repr__(self) -> str:
@@ -646,6 +652,12 @@ def test_the_table_has_every_exercise(record):
             assert each.name in shown._repr_html_()
     chapter = next(iter(exercises()))
     assert len(check.progress(chapter).rows) == len(exercises()[chapter])
+
+
+def test_chapters_come_in_the_order_of_the_book():
+    toc = (ROOT / "_toc.yml").read_text("utf-8")
+    places = [toc.index(name.replace("_", "-") + "\n") for name in exercises()]
+    assert places == sorted(places)
 
 
 def test_binder_is_told_that_nothing_stays(record, monkeypatch):

@@ -17,6 +17,7 @@ from functools import cached_property
 from html import escape
 from typing import Any
 
+from deploylab import ROOT
 from deploylab.exercises import chapters, progress
 from deploylab.exercises.engine import Exercise
 from deploylab.exercises.result import Finding, Hint, Result, Status, card, show
@@ -134,7 +135,10 @@ class Progress:
             f"<td>{escape(status)}</td></tr>"
             for chapter, name, status in self.rows
         )
-        table = f"<table><thead>{head}</thead><tbody>{rows}</tbody></table>"
+        style = "border-collapse: separate; border-spacing: 1em 0; margin: 0"
+        table = (
+            f'<table style="{style}"><thead>{head}</thead><tbody>{rows}</tbody></table>'
+        )
         return card([table, *(f"<p>{escape(text)}</p>" for text in self.remarks)])
 
 
@@ -199,17 +203,25 @@ class Checks:
 
 
 def exercises() -> dict[str, list[Exercise]]:
-    """The exercises of each chapter, in the order of its file."""
+    """The exercises of each chapter, in the order of the book and of each file."""
+    names = [module.name for module in pkgutil.iter_modules(chapters.__path__)]
     return {
-        module.name: [
+        name: [
             value
             for value in vars(
-                importlib.import_module(f"{chapters.__name__}.{module.name}")
+                importlib.import_module(f"{chapters.__name__}.{name}")
             ).values()
             if isinstance(value, Exercise)
         ]
-        for module in pkgutil.iter_modules(chapters.__path__)
+        for name in sorted(names, key=_place_in_book)
     }
+
+
+def _place_in_book(chapter: str) -> int:
+    """Where the list of chapters names it; the package may be without the book."""
+    toc = ROOT / "_toc.yml"
+    text = toc.read_text("utf-8") if toc.exists() else ""
+    return text.find(f"/{chapter.replace('_', '-')}\n")
 
 
 check = Checks()
