@@ -430,11 +430,14 @@ def test_hints_follow_the_finding_and_end_at_the_solution():
     c = Check(add)
     assert c.hint().text == "Two and two."
     c(lambda numbers: 4)
-    first, second = c.hint(), c.hint()
-    assert (first.text, first.number, first.of) == ("By how much?", 1, 2)
-    assert "solution" in second.text
-    assert c.hint() == second
-    assert "Hint 2 of 2" in second._repr_html_()
+    first, second, third = c.hint(), c.hint(), c.hint()
+    assert (first.text, first.number, first.of) == ("By how much?", 1, 3)
+    assert second.text == "Two and two."
+    assert "solution" in third.text
+    assert c.hint() == third
+    assert "Hint 3 of 3" in third._repr_html_()
+    c(solution)
+    assert "It is done" in c.hint().text
 
 
 # The entry point
@@ -496,7 +499,10 @@ guess = prediction(
     lambda: 100.0,
     (0.9, 1.1),
     [
-        Guess(float("-inf"), 50, "low", "Low.", "Up."),
+        Guess(
+            float("-inf"), 0, "negative", "Time runs forward.", "Up.", plausible=False
+        ),
+        Guess(0, 50, "low", "Low.", "Up."),
         Guess(50, float("inf"), "high", "High.", "Down."),
     ],
     what="The latency",
@@ -528,8 +534,9 @@ tell = words("tell", "Why?", "Because.", ["One?"], hints={"*": ["-"]})
         (stop, "A B C D", Status.NOT_YET, "distractor-D"),
         (guess, 95, Status.DONE, ""),
         (guess, np.float64(105), Status.DONE, ""),
-        (guess, 10, Status.NOT_YET, "low"),
-        (guess, 1e9, Status.NOT_YET, "high"),
+        (guess, 10, Status.DONE, "low"),
+        (guess, 1e9, Status.DONE, "high"),
+        (guess, -10, Status.NOT_YET, "negative"),
         (guess, "100", Status.NOT_YET, "no-number"),
         (tell, "too few words", Status.NOT_YET, "too-short"),
         (tell, "why? " * 30, Status.NOT_YET, "only-the-question"),
@@ -538,6 +545,11 @@ tell = words("tell", "Why?", "Because.", ["One?"], hints={"*": ["-"]})
 )
 def test_answers_that_are_not_code(which, answer, status, finding):
     ended(which.try_out(answer), status, finding)
+
+
+def test_an_implausible_guess_is_not_told_the_truth():
+    assert "100" not in repr(guess.try_out(-10))
+    assert "100 ms" in repr(guess.try_out(10))
 
 
 def test_an_order_whose_message_nobody_can_reach_is_refused():
@@ -589,7 +601,16 @@ def test_a_stub_does_not_undo_an_answer(record):
     Check(add)(solution)
     Check(add)(...)
     assert entries(record)["add"]["status"] == "Done"
+
+
+def test_what_was_done_stays_done_until_the_exercise_changes(record):
     Check(add)(lambda numbers: 4)
+    assert entries(record)["add"]["status"] == "Not yet"
+    Check(add)(solution)
+    Check(add)(lambda numbers: 4)
+    assert entries(record)["add"]["status"] == "Done"
+    changed = replace(add, source="another")
+    Check(changed)(lambda numbers: 4)
     assert entries(record)["add"]["status"] == "Not yet"
 
 
@@ -650,6 +671,7 @@ def test_the_table_has_every_exercise(record):
         for each in group:
             assert each.name in repr(shown)
             assert each.name in shown._repr_html_()
+    assert "No chapter is called nonsense" in repr(check.progress("nonsense"))
     chapter = next(iter(exercises()))
     assert len(check.progress(chapter).rows) == len(exercises()[chapter])
 

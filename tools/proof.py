@@ -365,6 +365,8 @@ class Gates:
                 result = self.judge(source, seed)
                 found = result.finding.id if result.finding else ""
                 failed = result.status in (Status.NOT_YET, Status.STOPPED)
+                if self.exercise.kind == "prediction":
+                    failed = True  # a guess that is far off counts, with its finding
                 if not failed or found != wrong.finding:
                     self.problem(
                         "G4",

@@ -26,6 +26,7 @@ LAST_RUNG = (
     "The solution is folded below the exercise on the page. Read it, close it, and "
     "write it from memory."
 )
+AFTER_DONE = "It is done. Compare with the folded solution on the page."
 
 
 class Check:
@@ -34,6 +35,7 @@ class Check:
     def __init__(self, exercise: Exercise) -> None:
         self._exercise = exercise
         self._last = ""
+        self._done = False
         self._rungs: dict[str, int] = {}
         self.__name__ = exercise.name
         self.__doc__ = f"Check an answer to the exercise {exercise.name}."
@@ -43,6 +45,7 @@ class Check:
         started = time.perf_counter()
         result = self._exercise.try_out(answer)
         self._last = result.finding.id if result.finding else ""
+        self._done = result.passed
         remarks = tuple(filter(None, self._enter(result, answer)))
         seconds = time.perf_counter() - started
         return replace(result, remarks=remarks, seconds=seconds)
@@ -50,7 +53,8 @@ class Check:
     def _enter(self, result: Result, answer: Any) -> list[str]:
         """Keep the result; remarks on that, and on the first guess of a prediction.
 
-        A stub does not take the place of an answer, nor does a fault of ours.
+        A stub does not take the place of an answer, nor does a fault of ours, nor a
+        later attempt that of one that was done.
         """
         try:
             file = progress.path()
@@ -59,10 +63,17 @@ class Check:
                 return [remark]
             name = self._exercise.name
             entry = {"status": result.status.value, "check": self._exercise.digest}
-            first = record.get(name, {}).get("first")
+            before = record.get(name, {})
+            first = before.get("first")
             if self._exercise.kind == "prediction" and first is None:
                 entry["first"] = show(answer)
-            remarks = [remark, progress.write(file, name, entry)]
+            remarks = [remark]
+            if (
+                result.passed
+                or before.get("status") != Status.DONE
+                or (before.get("check") != entry["check"])
+            ):  # what was done stays done, whatever is tried afterwards
+                remarks.append(progress.write(file, name, entry))
             if first is not None and first != show(answer):
                 remarks.append(f"Your first guess was {first}.")
             return remarks
@@ -74,8 +85,11 @@ class Check:
     def hint(self) -> Hint:
         """The next hint for what the check said last."""
         hints = self._exercise.hints
+        if self._done:
+            return Hint(self._exercise.name, AFTER_DONE, 1, 1)
         key = self._last if self._last in hints else "*"
-        ladder = [*hints.get(key, []), LAST_RUNG]
+        general = hints.get("*", []) if key != "*" else []
+        ladder = [*hints.get(key, []), *general, LAST_RUNG]
         rung = self._rungs.get(key, 0)
         self._rungs[key] = min(rung + 1, len(ladder) - 1)
         return Hint(self._exercise.name, ladder[rung], rung + 1, len(ladder))
@@ -177,11 +191,12 @@ class Checks:
             record, remark = progress.read(file)
         except OSError as error:
             file, record, remark = None, {}, f"Your progress cannot be read: {error}"
-        rows = []
+        rows, known = [], not chapter
         for name, group in exercises().items():
             title = name.replace("_", "-")
             if chapter and title != chapter.replace("_", "-"):
                 continue
+            known = True
             for exercise in group:
                 kept = record.get(exercise.name, {})
                 status = kept.get("status", Status.NOT_STARTED.value)
@@ -189,6 +204,9 @@ class Checks:
                     status += ", check again: the exercise has changed"
                 rows.append((title, exercise.name, status))
         remarks = [remark] if remark else []
+        if not known:
+            names = ", ".join(name.replace("_", "-") for name in exercises())
+            remarks.append(f"No chapter is called {chapter}. There are: {names}.")
         if "BINDER_SERVICE_HOST" in os.environ:
             remarks.append(
                 "This session is temporary: Binder keeps nothing. Download your "

@@ -12,7 +12,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
-from deploylab.exercises.engine import GIVES, Exercise, Right, Trial, Wrong, show
+from deploylab.exercises.engine import (
+    GIVES,
+    Exercise,
+    Found,
+    Right,
+    Trial,
+    Wrong,
+    show,
+)
+from deploylab.exercises.result import Finding, Status
 
 #: An answer in words shorter than this is a start, not an explanation.
 MIN_WORDS = 20
@@ -203,13 +212,19 @@ def _breaking(rule: Before, before: list[Before], example: str) -> str:
 
 @dataclass(frozen=True)
 class Guess:
-    """What is said about guesses from ``low`` to ``high``, both included."""
+    """What is said about guesses from ``low`` to ``high``, both included.
+
+    A plausible guess counts, near or far: it was committed before the truth was
+    known, and ``why`` says what it resembles. One that is not plausible (another
+    unit, more than there are) is not told the truth, and may be given again.
+    """
 
     low: float
     high: float
     id: str
     why: str
     do: str
+    plausible: bool = True
 
 
 def prediction(
@@ -244,14 +259,18 @@ def prediction(
                 f"Give one number, in {unit}, without quotation marks.",
             )
         true = truth()
-        told = f"{what} is {true:,.4g} {unit}; you said {guess:,.4g}."
+        told = f"{what} is {true:,.4g} {unit}; you said {guess:,.6g}."
         low, high = tolerance
         if low * true <= guess <= high * true:
             t.good(told)
             return
         for said in guesses:
             if said.low <= guess <= said.high:
-                t.stop(said.id, told, said.why, said.do)
+                if not said.plausible:
+                    t.stop(said.id, f"You said {guess:,.6g}.", said.why, said.do)
+                t.good("you committed to a number before you saw it")
+                finding = Finding(said.id, told, said.why, said.do)
+                raise Found(Status.DONE, finding)
         raise LookupError(f"no range of guesses covers {guess}")
 
     wrong = [
@@ -295,7 +314,7 @@ def words(
         t.need(
             len(text) >= MIN_WORDS,
             "too-short",
-            f"That is {len(text)} words.",
+            f"Words so far: {len(text)}.",
             "What stays in one's head has no gaps; written down, it shows them.",
             f"Write at least {MIN_WORDS} words, as to a colleague who was not there.",
         )
@@ -304,7 +323,7 @@ def words(
         t.need(
             len(said - asked) >= MIN_WORDS / 2,
             "only-the-question",
-            f"Of your {len(text)} words, {len(said - asked)} are not the question's.",
+            f"Different words that are not in the question: {len(said - asked)}.",
             "Whoever reads it knows the question already.",
             "Say what happens, to whom, and what follows from it.",
         )
