@@ -421,6 +421,7 @@ def test_the_way_back(make):
     text = text_of(make(PAGE))
     assert text.count(f"]({page})") == 2
     assert f"[the page]({page}#ex-hours-down)" in text
+    assert "once `make book` has built it" in text
     text = text_of(make(PAGE, "download"))
     assert "_build" not in text
     assert ".ipynb" not in text, "what is taken away by itself has no siblings"

@@ -1074,6 +1074,8 @@ class Converter:
         what = f"This is the notebook of the page {page} of *{self.book.title}*"
         if self.page.has_code:
             what += ", without outputs and without solutions: run it from the top"
+        if self.edition == "local" and not self.book.base_url:
+            what += ". Links to the page work once `make book` has built it"
         paragraphs = [f"# {title}", f"{what}."]
         if self.page.is_checked:
             paragraphs.append(
