@@ -1,0 +1,200 @@
+"""The Python router: a process that hands each request to one of two groups.
+
+    PORT=8000 python router_process.py CONTROL
+
+Users ask on the port. Whoever operates the router talks to it on the Unix socket at
+the path CONTROL, one JSON object a line (see `Router.obey`): nobody who can only
+send requests can move traffic. A request is drawn, or its user is, against one
+number, the candidate's share.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+
+import aiohttp
+from aiohttp import web
+from multidict import CIMultiDict
+from yarl import URL
+
+ROLES = ("stable", "candidate")
+SCALE = 1_000_000  # shares are counted in millionths
+USER_HEADER = "X-User"
+ROLE_HEADER = "X-Role"  # of every answer: who gave it, or should have
+ERROR_HEADER = "X-Error-From"  # "router" where no instance gave the answer
+READY_PATH = "/.router/ready"  # the one path that the router answers itself
+BODY_BYTES = 1 << 20
+CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S, BODY_TIMEOUT_S = 3, 30, 10
+# About one connection and not about the message, so they are not passed on (RFC 9110,
+# section 7.6.1), nor are lengths, which are counted anew. Both sides' own come last.
+HOP_BY_HOP = set(
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te "
+    "trailer transfer-encoding upgrade expect content-length".split()
+) | {ROLE_HEADER.lower(), ERROR_HEADER.lower()}
+
+
+def queue(salt: str) -> str:
+    """The name of the order in which users come to the candidate."""
+    return hashlib.sha256(salt.encode()).hexdigest()[:16]
+
+
+def bucket(user: str, salt: str) -> int:
+    """A user's place in that queue, from 0 to SCALE - 1.
+
+    Those below the share are on the candidate; so one who is there stays there while
+    the share grows. Another salt is another queue.
+    """
+    named = f"{queue(salt)}:{user}".encode("utf-8", "surrogateescape")
+    return int.from_bytes(hashlib.sha256(named).digest()[:4], "big") % SCALE
+
+
+class Router:
+    """Two groups of instances, the split between them, and what came of it."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self.session = session
+        self.groups: dict[str, tuple[str, ...]] = dict.fromkeys(ROLES, ())
+        self.split = (0, False, "")  # one value: a request sees the old or the new
+        self.answered = dict.fromkeys(ROLES, 0)
+        self.errors = dict.fromkeys(ROLES, 0)
+        self.in_flight = dict.fromkeys(ROLES, 0)
+        self.turn = itertools.count()
+
+    def role(self, user: str | None) -> str:
+        """Who answers the next request of this user."""
+        share, sticky, salt = self.split
+        place = bucket(user, salt) if sticky and user else random.randrange(SCALE)
+        return "candidate" if place < share else "stable"
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        if request.rel_url.raw_path == READY_PATH:
+            return web.Response()
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return failure(413, "router", f"a body has at most {BODY_BYTES} bytes")
+        except TimeoutError:
+            return failure(408, "router", f"no whole body within {BODY_TIMEOUT_S} s")
+        role = self.role(request.headers.get(USER_HEADER))
+        self.in_flight[role] += 1
+        try:
+            answer = await self.forward(role, request, body)
+        finally:
+            self.in_flight[role] -= 1
+        counts = self.errors if ERROR_HEADER in answer.headers else self.answered
+        counts[role] += 1
+        return answer
+
+    async def forward(
+        self, role: str, request: web.BaseRequest, body: bytes
+    ) -> web.Response:
+        """Ask the role's instances in turn until one can be reached."""
+        instances, first = self.groups[role], next(self.turn)
+        for i in range(len(instances)):
+            base = instances[(first + i) % len(instances)]
+            path = request.rel_url.raw_path_qs
+            url = URL(base + ("" if path.startswith("/") else "/") + path, encoded=True)
+            try:
+                async with self.session.request(
+                    request.method,
+                    url,
+                    headers=end_to_end(request.headers),
+                    data=body or None,
+                    allow_redirects=False,
+                ) as answer:
+                    content = await answer.read()
+            except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
+                continue  # nothing was sent yet, so another one may be asked
+            except TimeoutError:
+                return failure(504, role, f"no answer within {ANSWER_TIMEOUT_S} s")
+            except aiohttp.ClientError as error:  # sent: it must not be sent again
+                return failure(502, role, f"no whole answer: {type(error).__name__}")
+            headers = end_to_end(answer.headers)
+            headers[ROLE_HEADER] = role
+            if request.method == "HEAD" and "Content-Length" in answer.headers:
+                headers["Content-Length"] = answer.headers["Content-Length"]
+            return web.Response(
+                status=answer.status,
+                reason=answer.reason,
+                headers=headers,
+                body=content,
+            )
+        return failure(503, role, f"no instance of the {role} group can be reached")
+
+    def obey(self, line: bytes) -> dict:
+        """Do what a line of the control socket says; return the router's state."""
+        match json.loads(line):
+            case {"role": str(role), "urls": [*urls]} if role in ROLES:
+                self.groups[role] = tuple(str(URL(url).origin()) for url in urls)
+            case {"share": int(share), "sticky": bool(sticky), "salt": str(salt)} if (
+                0 <= share <= SCALE
+            ):
+                self.split = (share, sticky, salt)
+            case {"status": True}:
+                pass
+            case other:
+                raise ValueError(f"no order of this router: {str(other)[:100]}")
+        names = ("answered", "errors", "in_flight")
+        return {name: dict(getattr(self, name)) for name in names}
+
+    async def control(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Answer each line of one operator."""
+        with contextlib.suppress(asyncio.CancelledError, ConnectionError):
+            while not reader.at_eof():
+                try:
+                    reply = self.obey(await reader.readline())
+                except (ValueError, TypeError, RecursionError) as error:
+                    reply = {"error": f"{type(error).__name__}: {error}"}
+                writer.write(json.dumps(reply).encode() + b"\n")
+                await writer.drain()
+
+
+def end_to_end(headers: CIMultiDict) -> CIMultiDict:
+    """The headers that are meant for the other end, not for this connection."""
+    named = {word.strip().lower() for word in headers.get("Connection", "").split(",")}
+    drop = HOP_BY_HOP | named
+    return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in drop)
+
+
+def failure(status: int, role: str, says: str) -> web.Response:
+    """An answer of the router's own."""
+    headers = {ROLE_HEADER: role, ERROR_HEADER: "router"}
+    return web.json_response({"error": says}, status=status, headers=headers)
+
+
+async def main() -> None:
+    """Route until SIGTERM; then answer what was taken, and end."""
+    asked_to_end = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, asked_to_end.set)
+    async with aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
+        timeout=aiohttp.ClientTimeout(
+            total=ANSWER_TIMEOUT_S, sock_connect=CONNECT_TIMEOUT_S
+        ),
+    ) as session:
+        session._retry_connection = False  # or a GET might be sent twice
+        router = Router(session)
+        await asyncio.start_unix_server(router.control, sys.argv[1])
+        runner = web.ServerRunner(web.Server(router.handle), shutdown_timeout=10)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", int(os.environ["PORT"])).start()
+        sys.stderr.write(f"routing on port {os.environ['PORT']}\n")
+        await asked_to_end.wait()
+        await runner.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
