@@ -20,6 +20,14 @@ STATUSES = [101, 199, 200, 201, 204, 206, 299, 300, 304, 399, 400, 404, 422, 500
             "3 divide by the number of requests.",
         ],
         "crash": ["How many requests are there in the call that stopped?"],
+        "only-200": [
+            "The table of statuses has five. Which question about the *number* would "
+            "take in the success 204 as well?",
+            "Two comparisons in one: `low <= status < high`.",
+        ],
+        "caller-fault-counted": [
+            "Who has an answer after a 404: the caller, or nobody?"
+        ],
         "no-data-judged": [
             "The statement names a value for the empty list. It is neither 0 nor 1."
         ],
