@@ -260,9 +260,11 @@ class Router(ABC):
 
         Returns whether it ended by itself and in time, with exit code 0.
         """
-        ended = self._server.stop(grace_s)
-        self._control.close()
-        return ended
+        deadline = time.monotonic() + grace_s
+        with self._lock:
+            self._control.close()
+        self._finish(deadline)
+        return self._server.stop(max(0, deadline - time.monotonic()))
 
     def __enter__(self) -> "Router":
         return self
@@ -295,6 +297,9 @@ class Router(ABC):
     @abstractmethod
     def _read(self) -> tuple[RouterCounts, dict[str, int]]:
         """The counts, and the requests in flight for each role."""
+
+    def _finish(self, deadline: float) -> None:  # noqa: B027
+        """Let it answer what it has taken, if SIGTERM alone does not."""
 
     def _ask(self, order: str, end: bytes) -> str:
         """Send a line on the control socket; return what comes, up to `end`."""
@@ -359,10 +364,8 @@ global
     hard-stop-after 30s
     stats socket unix@control mode 600 level admin
     stats timeout 20d
-    log stderr format raw local0 notice
 
 defaults
-    log global
     mode http
     timeout client {ANSWER_TIMEOUT_S}s
     timeout http-request {BODY_TIMEOUT_S}s
@@ -447,7 +450,8 @@ class HAProxyRouter(Router):
 
     def _send_split(self, share: int, sticky: bool, salt: str) -> None:
         value = f"{share}:{sticky:d}:{queue(salt)}"
-        said = self._order(f"set map split.map now {value}; show map split.map")
+        self._order(f"set map split.map now {value}")
+        said = self._order("show map split.map")
         if not said.endswith(f" now {value}"):
             raise RouterError(
                 f"HAProxy did not take the split {value}; it says: {said}"
@@ -458,21 +462,17 @@ class HAProxyRouter(Router):
         # New ones come before old ones go, so that somebody is always there.
         going = [i for i, url in enumerate(slots) if url and url not in urls]
         free = [i for i, url in enumerate(slots) if not url] + going
-        orders = []
         for i, url in zip(free, (u for u in urls if u not in slots), strict=False):
-            slot, port = f"{role}/s{i + 1}", urlsplit(url).port
-            orders += [
-                f"set server {slot} state maint",  # forgets whether it was down
-                f"set server {slot} addr {urlsplit(url).hostname} port {port}",
-                f"set server {slot} state ready",
-            ]
+            slot = f"{role}/s{i + 1}"
+            host, port = urlsplit(url).hostname, urlsplit(url).port
+            self._order(f"set server {slot} state maint")  # forgets that it was down
+            self._order(f"set server {slot} addr {host} port {port}")
+            self._order(f"set server {slot} state ready")
             slots[i] = url
         for i in going:
             if slots[i] not in urls:
-                orders.append(f"set server {role}/s{i + 1} state maint")
+                self._order(f"set server {role}/s{i + 1} state maint")
                 slots[i] = None
-        if orders:
-            self._order("; ".join(orders))
         if (there := self._ready(role)) != set(urls):
             raise RouterError(
                 f"HAProxy did not take the {role} group {urls}; it has {there}"
@@ -506,19 +506,17 @@ class HAProxyRouter(Router):
                 errors[role] -= answers
         return RouterCounts(answered, errors), in_flight
 
-    def _order(self, orders: str) -> str:
-        return self._ask(orders, b"\n> ").strip()
+    def _order(self, order: str) -> str:
+        # One at a time: HAProxy prompts after each of several on a line.
+        return self._ask(order, b"\n> ").strip()
 
-    def stop(self, grace_s: float = 10) -> bool:
-        """See `Router.stop`."""
+    def _finish(self, deadline: float) -> None:
         # HAProxy ends at once on SIGTERM; it is SIGUSR1 that lets it finish.
-        deadline = time.monotonic() + grace_s
         with suppress(psutil.Error):
             for process in psutil.Process(self.pid).children():
                 process.send_signal(signal.SIGUSR1)
         while self._server.processes() and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-        return super().stop(max(0, deadline - time.monotonic()))
 
 
 KINDS = {"haproxy": HAProxyRouter, "python": PythonRouter}
