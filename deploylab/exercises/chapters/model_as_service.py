@@ -21,12 +21,14 @@ from deploylab.exercises.kinds import Before, Guess, order, prediction
 if TYPE_CHECKING:
     from deploylab.exercises import live
 
-#: A small contract, in which the two fields differ.
+#: A small contract, in which the two fields differ, and another with its own names.
 ALLOWED = {"https": [0.0, 0.5, 1.0], "ip_in_url": [0.0, 1.0]}
+OTHER = {"port": [80, 443], "depth": [0, 1.5, 2]}
 
 #: What callers have been seen to send for a number, and close misses of the codes.
 SENT = (
     *(0, 1, 0.0, 0.5, 1.0, -1, 2, 0.25, 0.499, 1.0001, 1e308, 10**30),
+    10**400,  # `json.loads` reads it as an int, and no float can hold it
     *(None, True, False, "", "0", "0.5", "yes", "nan"),
     *(float("nan"), float("inf"), float("-inf"), [], [0.5], [None], {}, {"a": 1}),
 )
@@ -43,9 +45,11 @@ def _broken_fields(payload: dict[str, Any], allowed: dict[str, list]) -> set[str
     return broken
 
 
-def _named(t: Trial, payload: dict[str, Any]) -> set[str]:
+def _named(
+    t: Trial, payload: dict[str, Any], allowed: dict[str, list] = ALLOWED
+) -> set[str]:
     """The fields that the student's function names for a payload."""
-    names = t.call(payload, ALLOWED, gives="list")
+    names = t.call(payload, allowed, gives="list")
     t.need(
         all(isinstance(name, str) for name in names),
         "not-names",
@@ -86,6 +90,9 @@ def _named(t: Trial, payload: dict[str, Any]) -> set[str]:
             "what makes it bad."
         ],
         "first-only": ["A `return` inside a loop ends the loop at the first field."],
+        "contract-written-in": [
+            "Where in your function do a field's name or a code stand as text?"
+        ],
     },
     not_checked="Whether the body was JSON at all, how large it was, and whether a "
     "name occurred twice in it: `json.loads` keeps the last one and says nothing.",
@@ -191,6 +198,36 @@ def _named(t: Trial, payload: dict[str, Any]) -> set[str]:
             patch=(("return bad", "return bad[:1]"),),
         ),
         Wrong(
+            "knows the example's contract only",
+            "contract-written-in",
+            patch=(
+                (
+                    "payload, allowed):",
+                    "payload, allowed):\n"
+                    '    allowed = {"https": [0, 0.5, 1], "ip_in_url": [0, 1]}',
+                ),
+            ),
+        ),
+        Wrong(
+            "knows the example's names only",
+            "contract-written-in",
+            patch=(
+                ("if name not in allowed", 'if name not in ("https", "ip_in_url")'),
+                ("allowed.items()", "list(allowed.items())"),
+            ),
+        ),
+        Wrong(
+            "asks for a finite float",
+            "crash",
+            patch=(
+                ("def problems", "import math\n\n\ndef problems"),
+                (
+                    "if not is_number or",
+                    "if not is_number or not math.isfinite(value) or",
+                ),
+            ),
+        ),
+        Wrong(
             "names a field twice",
             "named-twice",
             patch=(
@@ -211,8 +248,8 @@ def _named(t: Trial, payload: dict[str, Any]) -> set[str]:
             patch=(
                 (
                     "value not in values",
-                    "abs(value) < 9 and round(value, 2) not in values"
-                    " or not abs(value) < 9",
+                    "abs(value) < 999 and round(value, 2) not in values"
+                    " or not abs(value) < 999",
                 ),
             ),
         ),
@@ -363,6 +400,16 @@ def validate_request(t: Trial) -> None:
         "A caller who is told one mistake at a time comes back once for each.",
         "Go on after the first field.",
     )
+    found = _named(t, {"port": 443, "depth": 1.5, "https": 1}, OTHER)
+    t.need(
+        found == {"https"},
+        "contract-written-in",
+        f"{t.said}. In this contract `port` may be 80 or 443, `depth` 0, 1.5 or 2, "
+        "and there is no `https`.",
+        "The next model has other fields, and the service must not care.",
+        "Take every name and every code from `allowed`.",
+    )
+    t.good("whatever the contract's names and codes are")
     for place in t.rng.permutation(len(SENT)):
         other = SENT[t.rng.integers(len(SENT))]
         fields = [("https", SENT[place]), ("ip_in_url", other), ("https_", 1)]
@@ -421,6 +468,7 @@ predict_p99 = prediction(
             "below-service",
             "The work alone takes 10 ms, and nobody can wait less than nothing.",
             "Begin with the 10 ms, and add the wait in front of it.",
+            plausible=False,
         ),
         Guess(
             48,
@@ -440,11 +488,20 @@ predict_p99 = prediction(
         ),
         Guess(
             300,
-            float("inf"),
+            10_000,
             "too-steep",
             "At 90 % the server still catches up, and the queue still empties: it is "
             "long, and it has an end.",
             "How many times smaller is the share left at 90 % than at 50 %?",
+        ),
+        Guess(
+            10_000,
+            float("inf"),
+            "another-unit",
+            "That is a thousand times the work, or more, at a server that still "
+            "catches up.",
+            "Give your number in milliseconds.",
+            plausible=False,
         ),
     ],
     what="At 90 % load p99",
