@@ -22,7 +22,7 @@ def distinct_rows() -> float:
 predict_distinct = prediction(
     "predict_distinct",
     distinct_rows,
-    (0.8, 1.2),
+    (0.95, 1.05),
     [
         Guess(
             -INFINITY,
@@ -30,6 +30,7 @@ predict_distinct = prediction(
             "none",
             "A file that has rows has at least one kind of row.",
             "Say how many rows remain when each occurs once.",
+            plausible=False,
         ),
         Guess(
             0,
@@ -37,6 +38,16 @@ predict_distinct = prediction(
             "a-share",
             "That looks like a share. The question asks for a number of rows.",
             "Multiply your share by the number of rows.",
+            plausible=False,
+        ),
+        Guess(
+            663,
+            663,
+            "label-counted",
+            "So many rows differ if the label counts as well, and the question leaves "
+            "it out.",
+            "Look at the nine features alone.",
+            plausible=False,
         ),
         Guess(
             1,
@@ -48,7 +59,7 @@ predict_distinct = prediction(
         ),
         Guess(
             100,
-            500,
+            600,
             "too-few",
             "Repetition is common here, though not as common as that.",
             "Run the next cell, then say what an equal row in the test set would do.",
@@ -67,7 +78,8 @@ predict_distinct = prediction(
             "product-of-codes",
             "That is more than there are rows. The product of the numbers of codes "
             "says how many rows are possible, not how many occur.",
-            "Guess again, with the number of rows in the file as the ceiling.",
+            "Give a number that is at most the number of rows in the file.",
+            plausible=False,
         ),
         Guess(
             1100,
@@ -78,7 +90,7 @@ predict_distinct = prediction(
             "Run the next cell, then ask where a row's twin would land.",
         ),
         Guess(
-            500,
+            600,
             1100,
             "too-many",
             "Common kinds of address repeat more often than that.",
@@ -111,10 +123,38 @@ predict_distinct = prediction(
             "1 which rows are called phishing, 2 missed attacks, 3 false alarms, "
             "4 the cost of both, 5 the cheapest candidate, 6 the lowest of several.",
         ],
+        "not-a-candidate": [
+            "What does your `return` give: a cost, a place in the list, or one of the "
+            "candidates?"
+        ],
+        "dearest": [
+            "At the threshold 0.95, which of the rows do you call phishing?",
+            "Look at the sign of one comparison, then at `min` or `max`.",
+        ],
+        "costs-ignored": [
+            "Which two arguments of the function does your result not depend on?"
+        ],
+        "costs-swapped": [
+            "An attack that is not called phishing: is that a miss or an alarm?"
+        ],
+        "at-the-threshold": [
+            "The statement says *above*. Is 0.5 above 0.5?",
+            "Both kinds of error use that comparison: a row that is not called "
+            "phishing has a score *at or below* the threshold.",
+        ],
         "rates-not-counts": [
             "Who pays: the share of attacks that is missed, or each missed attack?"
         ],
         "tie-first": ["In which order do you go through the candidates?"],
+        "tie-highest": [
+            "When a second candidate costs as much as the best so far, which stays?"
+        ],
+        "off": [
+            "Make a table of the call that the check shows: one line for each "
+            "candidate, with missed attacks, false alarms and cost.",
+            "Does your function look at every candidate, also after the cost has risen "
+            "once?",
+        ],
     },
     not_checked="Whether the threshold stays the cheapest on rows that nobody has "
     "seen. A check of the function cannot know on which rows you will use it.",
@@ -208,6 +248,32 @@ predict_distinct = prediction(
         ),
     ],
     also_right=[
+        Right(
+            "the mean cost of a row",
+            patch=(
+                (
+                    "miss_cost * missed + alarm_cost * alarms",
+                    "miss_cost * (missed / len(labels))"
+                    " + alarm_cost * (alarms / len(labels))",
+                ),
+            ),
+        ),
+        Right(
+            "by a table of confusion",
+            source="""
+            import numpy as np
+            from sklearn.metrics import confusion_matrix
+
+            def cheapest_threshold(scores, labels, miss_cost, alarm_cost, candidates):
+                ordered = np.sort(candidates)
+                costs = []
+                for threshold in ordered:
+                    table = confusion_matrix(labels, scores > threshold)
+                    _, alarms, missed, _ = table.ravel()
+                    costs.append(miss_cost * missed + alarm_cost * alarms)
+                return ordered[np.argmin(costs)]
+            """,
+        ),
         Right(
             "row by row, in plain Python",
             source="""
@@ -328,13 +394,15 @@ def cheapest_threshold(t: Trial) -> None:
     for _ in range(12):
         rows = int(t.rng.integers(5, 9))
         scores = t.rng.integers(1, 20, size=rows) / 20
-        labels = t.rng.integers(0, 2, size=rows)
+        labels = t.rng.permutation(np.arange(rows) % 2)  # of both classes, always
         candidates = t.rng.permutation(np.arange(1, 20, 3) / 20)
         costs = [int(cost) for cost in t.rng.integers(1, 6, size=2)]
         value = t.call(scores, labels, *costs, candidates, gives="number")
-        best = cheapest_by_hand(scores, labels, *costs, candidates)
+        by_hand = costs_by_hand(scores, labels, *costs, candidates)
+        best = min(by_hand, key=by_hand.get)
+        # Of equals any: added up in another order, equal costs differ in the last bit.
         t.need(
-            abs(value - best) < 1e-9,
+            by_hand.get(value) == by_hand[best],
             "off",
             f"{t.said}; counted row by row, {best:g} is the cheapest.",
             "",
@@ -343,14 +411,14 @@ def cheapest_threshold(t: Trial) -> None:
     t.good("random scores, labels and costs")
 
 
-def cheapest_by_hand(
+def costs_by_hand(
     scores: np.ndarray,
     labels: np.ndarray,
     miss_cost: int,
     alarm_cost: int,
     candidates: np.ndarray,
-) -> float:
-    """The answer, by sets of rows instead of comparisons of arrays."""
+) -> dict[float, int]:
+    """The cost of each candidate, by sets of rows instead of comparisons of arrays."""
     attacks = {row for row, label in enumerate(labels) if label}
     honest = set(range(len(labels))) - attacks
     costs = {}
@@ -358,7 +426,7 @@ def cheapest_by_hand(
         passed = {row for row, score in enumerate(scores) if not score > threshold}
         missed, alarms = len(attacks & passed), len(honest - passed)
         costs[float(threshold)] = miss_cost * missed + alarm_cost * alarms
-    return min(t for t in costs if costs[t] == min(costs.values()))
+    return costs
 
 
 @exercise(
@@ -370,6 +438,35 @@ def cheapest_by_hand(
             "1 differences fold by fold, 2 test rows per fit row, 3 the corrected "
             "spread, 4 the quantile, 5 mean minus and plus.",
         ],
+        "high-first": ["Which of the two numbers do you return first?"],
+        "wrong-way-round": [
+            "Which version is better in this call, and on how many folds?"
+        ],
+        "naive": [
+            "What does the page's `interval` add to `1 / n`, and why?",
+            "Two folds share rows to fit, so they are not independent. The correction "
+            "adds test rows for each fit row.",
+        ],
+        "one-sided": [
+            "A confidence of 0.95 leaves 0.05. How much of it lies beyond each end?"
+        ],
+        "normal-not-t": ["Which quantile does the page's `interval` take?"],
+        "folds-ignored": [
+            "The page's 0.25 stands for five folds: one part is held back, and how "
+            "many are fitted to?",
+            "With `folds` parts, one is held back and the others are fitted to. Write "
+            "the ratio of the two.",
+        ],
+        "spread-too-small": ["What is the default of `ddof` in NumPy's `var`?"],
+        "confidence-ignored": ["Where does 0.95 or 0.975 stand in your function?"],
+        "degrees-of-folds": [
+            "How many differences is the spread estimated from, and how many folds "
+            "has one repetition?",
+            "The page repeats five folds four times. Its degrees of freedom come from "
+            "the number of differences.",
+        ],
+        "mean-and-reach": ["Around 0.03 by 0.01: from where to where does that go?"],
+        "rounded": ["Who should round: the function, or whoever prints its result?"],
         "share-of-all": [
             "With two folds, half of the rows are fitted to and half are held back. "
             "What is the ratio of the two?"
@@ -448,6 +545,26 @@ def cheapest_by_hand(
             "always 95 %",
             "confidence-ignored",
             patch=(("(1 + confidence) / 2", "0.975"),),
+        ),
+        Wrong(
+            "gives the middle and how far it reaches",
+            "mean-and-reach",
+            patch=(("middle - reach, middle + reach", "middle, reach"),),
+        ),
+        Wrong(
+            "rounds to three decimals",
+            "rounded",
+            patch=(
+                (
+                    "middle - reach, middle + reach",
+                    "round(middle - reach, 3), round(middle + reach, 3)",
+                ),
+            ),
+        ),
+        Wrong(
+            "degrees of freedom from the folds of one repetition",
+            "degrees-of-folds",
+            patch=(("/ 2, n - 1)", "/ 2, folds - 1)"),),
         ),
         Wrong(
             "takes the median",
@@ -563,12 +680,13 @@ def gain_interval(t: Trial) -> None:
         "Divide by one less: NumPy's `ddof`.",
     )
     t.need(
-        near(pair, (low, high)),
-        "off",
-        f"{t.said}; the formula gives ({low:.4g}, {high:.4g}).",
-        "",
-        "Compute mean, spread and quantile apart, and compare each.",
+        not near(pair, bounds(gain, share=1, degrees=1)),
+        "degrees-of-folds",
+        f"{t.said}, with one degree of freedom: one less than the folds.",
+        "The spread was estimated from five differences, so it is known better.",
+        "Count what the spread is computed from.",
     )
+    as_formula(t, pair, (low, high))
     t.good("two folds, five differences")
     pair = t.call(new, old, 2, confidence=0.5, gives="pair")
     t.need(
@@ -584,14 +702,40 @@ def gain_interval(t: Trial) -> None:
         new, old = (t.rng.uniform(0.8, 1, size=n).round(2) for _ in range(2))
         wanted = bounds((new - old).tolist(), 1 / (folds - 1), confidence)
         pair = t.call(new, old, folds, confidence=confidence, gives="pair")
-        t.need(
-            near(pair, wanted),
-            "off",
-            f"{t.said}; the formula gives ({wanted[0]:.4g}, {wanted[1]:.4g}).",
-            "",
-            "Compute mean, spread and quantile apart, and compare each.",
-        )
+        as_formula(t, pair, wanted)
     t.good("any number of folds, any confidence")
+
+
+def as_formula(
+    t: Trial, pair: tuple[float, float], wanted: tuple[float, float]
+) -> None:
+    """The interval must be this one, as it is."""
+    if near(pair, wanted):
+        return
+    middle, reach = sum(wanted) / 2, (wanted[1] - wanted[0]) / 2
+    t.need(
+        not near(pair, (middle, reach)),
+        "mean-and-reach",
+        f"{t.said}: the middle, and how far the interval reaches from it.",
+        "Whoever asks whether the lower end is above zero asks the mean.",
+        "Return the two ends.",
+    )
+    rounded = (tuple(round(end, places) for end in wanted) for places in range(2, 7))
+    t.need(
+        not any(near(pair, ends) for ends in rounded),
+        "rounded",
+        f"{t.said}; without rounding it is ({wanted[0]:.6f}, {wanted[1]:.6f}).",
+        "An end that is a little above zero may be rounded down to it.",
+        "Return both numbers as they are, and round where you print them.",
+    )
+    t.stop(
+        "off",
+        f"{t.said}; the formula gives ({wanted[0]:.4g}, {wanted[1]:.4g}): the middle "
+        f"{middle:.4g}, and {reach:.4g} to either side.",
+        "",
+        "See which of the two differs: the middle is a mean, the rest is a quantile "
+        "times a spread.",
+    )
 
 
 def bounds(
@@ -600,6 +744,7 @@ def bounds(
     confidence: float = 0.95,
     variance: float | None = None,
     normal: bool = False,
+    degrees: int | None = None,
 ) -> tuple[float, float]:
     """The interval of a mean gain; share: test rows per fit row."""
     from scipy import special
@@ -608,7 +753,9 @@ def bounds(
     if variance is None:
         variance = variance_of(gain)
     beyond = (1 - confidence) / 2
-    quantile = -special.ndtri(beyond) if normal else -special.stdtrit(n - 1, beyond)
+    quantile = (
+        -special.ndtri(beyond) if normal else -special.stdtrit(degrees or n - 1, beyond)
+    )
     reach = float(quantile) * (variance / n + variance * share) ** 0.5
     return middle - reach, middle + reach
 
