@@ -77,6 +77,8 @@ class Router:
         if request.rel_url.raw_path == READY_PATH:
             return web.Response()
         try:
+            if (request.content_length or 0) > BODY_BYTES:
+                raise web.HTTPRequestEntityTooLarge(BODY_BYTES)
             async with asyncio.timeout(BODY_TIMEOUT_S):
                 body = await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -169,7 +171,10 @@ def end_to_end(headers: CIMultiDict) -> CIMultiDict:
 def failure(status: int, role: str, says: str) -> web.Response:
     """An answer of the router's own."""
     headers = {ROLE_HEADER: role, ERROR_HEADER: "router"}
-    return web.json_response({"error": says}, status=status, headers=headers)
+    answer = web.json_response({"error": says}, status=status, headers=headers)
+    if status in (408, 413):
+        answer.force_close()  # what is left of the request is no next one
+    return answer
 
 
 async def main() -> None:
