@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import pickletools
 import re
@@ -11,13 +12,14 @@ import subprocess
 import sys
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deploylab.exercises import sandbox
-from deploylab.exercises.engine import Right, Trial, Wrong, exercise, show
+from deploylab.exercises.engine import Found, Right, Trial, Wrong, exercise, show
 
 #: Seconds for the student's function, and for what a fresh process does with its
 #: files. Only these are short: how long that process takes to start and to import its
@@ -177,6 +179,21 @@ def as_notebook(function: Any) -> Iterator[None]:
             "The server calls `predict_proba` on what it loads. On what does your "
             "file let it call that?",
         ],
+        "crash": [
+            "`pickle.dumps` gives bytes; `pickle.dump` takes an open file. Which of "
+            "the two did you call, and with what?",
+            "A path is not an open file, and a file opened with `'w'` takes text. "
+            "Bytes need `open(path, 'wb')`, or `path.write_bytes`.",
+        ],
+        "folder": [
+            "`path` names one file. Which function on the page writes bytes to a file, "
+            "without anything beside it?",
+        ],
+        "preprocessing-lost": [
+            "What does the server have in hand when a request arrives, and what does "
+            "the last step expect?",
+            "A pipeline is an object like any other: it can be pickled whole.",
+        ],
         "old-model-stays": [
             "Save twice to one path, and look at the size of the file in between.",
         ],
@@ -267,6 +284,34 @@ def as_notebook(function: Any) -> Iterator[None]:
             "chooses another ending",
             "file-missing",
             patch=(("path.write_bytes", "path.with_suffix('.bin').write_bytes"),),
+        ),
+        Wrong(
+            "saves a version of this book's, which is a folder",
+            "folder",
+            source="""
+            def save(pipeline, path):
+                v1 = phishing.version("v1")
+                artifacts.save(v1, path, "pickle", model=pipeline)
+            """,
+        ),
+        Wrong(
+            "hands the path to pickle.dump",
+            "crash",
+            patch=(
+                (
+                    "path.write_bytes(pickle.dumps(pipeline))",
+                    "pickle.dump(pipeline, path)",
+                ),
+            ),
+        ),
+        Wrong(
+            "opens the file for text",
+            "crash",
+            source="""
+            def save(pipeline, path):
+                with open(path, "w") as file:
+                    pickle.dump(pipeline, file)
+            """,
         ),
         Wrong(
             "never closes the file",
@@ -403,8 +448,23 @@ def save_pipeline(t: Trial) -> None:
 
 def saved(t: Trial, pipeline: Any, file: str) -> None:
     """Save with the student's function; there must be a file afterwards."""
-    with as_notebook(t.thing):
-        in_time(t, pipeline, Path(file))
+    try:
+        with as_notebook(t.thing):
+            in_time(t, pipeline, Path(file))
+    except Found as found:
+        if found.finding.id != "crash":
+            raise
+        # The call that is shown has a pipeline in it that nobody can type.
+        do = 'Run `save(phishing.train("v1"), Path("try.pkl"))`, and read the error.'
+        raise Found(found.status, replace(found.finding, do=do)) from found
+    t.need(
+        not Path(file).is_dir(),
+        "folder",
+        f"After `save(pipeline, path)` there is a folder at `path`, `{file}`, with "
+        f"`{show(sorted(p.name for p in Path(file).glob('*'))[:3])}` in it.",
+        "The release copies one file to the server, and gives that to `joblib.load`.",
+        "Write one file, at exactly the path that you are given.",
+    )
     others = sorted(p.name for p in Path().iterdir())
     instead = f" There is `{show(others[0])}` instead." if others else ""
     t.need(
@@ -542,6 +602,21 @@ def all_codes(t: Trial, n: int) -> np.ndarray:
         "length-ignored": [
             "What does NumPy do with `np.array([0.9]) - np.array([0.9, 0.2])`?",
         ],
+        "flip-missed": [
+            "Which two arrays of scores are near each other everywhere, and still "
+            "answer differently?",
+        ],
+        "flips-cancel": [
+            "Two rows change places. Which of your numbers notices?",
+            "A count of phishing says how many, not which. Compare the answers of the "
+            "first row, then of the second.",
+        ],
+        "flip-hidden": [
+            "Your rule lets a few rows pass, or a small share. How many does the "
+            "statement allow?"
+        ],
+        "one-row-hidden": ["What does a mean do to one large number among small ones?"],
+        "sign-kept": ["What is `0.7 - 0.9 <= 0.01`?"],
         "edge-refused": ["`<` or `<=`: which of them is *at most*?"],
         "half-differs": ["`>` or `>=`: which of them is *above*?"],
     },
@@ -559,6 +634,36 @@ def all_codes(t: Trial, n: int) -> np.ndarray:
             "compares answers alone",
             "drift-missed",
             patch=(("near.all() and not flips.any()", "not flips.any()"),),
+        ),
+        Wrong(
+            "counts phishing on both sides",
+            "flips-cancel",
+            patch=(
+                (
+                    "not flips.any()",
+                    "(original > 0.5).sum() == (exported > 0.5).sum()",
+                ),
+            ),
+        ),
+        Wrong(
+            "compares the shares called phishing",
+            "flips-cancel",
+            patch=(
+                (
+                    "not flips.any()",
+                    "abs((original > 0.5).mean() - (exported > 0.5).mean()) < 1e-3",
+                ),
+            ),
+        ),
+        Wrong(
+            "asks for 99 % of the same answers",
+            "flip-hidden",
+            patch=(("not flips.any()", "flips.mean() < 0.01"),),
+        ),
+        Wrong(
+            "allows one other answer in a thousand rows",
+            "flip-hidden",
+            patch=(("not flips.any()", "flips.sum() <= len(flips) // 1000"),),
         ),
         Wrong(
             "takes the mean",
@@ -712,7 +817,29 @@ def same_answers(t: Trial) -> None:
         "Nobody sees the score; users see the answer.",
         "Compare the answers as well as the scores.",
     )
-    t.good("an answer that flips within the tolerance")
+    t.need(
+        not answer([0.9, 0.2], [0.2, 0.9]),
+        "rows-mixed",
+        f"{t.said}; these are the same scores, on other rows.",
+        "Each score belongs to one request.",
+        "Compare row by row.",
+    )
+    t.need(
+        not answer([0.4996, 0.5004], [0.5004, 0.4996], tolerance=0.01),
+        "flips-cancel",
+        f"{t.said}. Both answers are other ones; only their number is the same.",
+        "One user is warned of an honest page, and another walks into an attack.",
+        "Compare the answers row by row, not how many there are.",
+    )
+    many = [0.2] * 2000
+    t.need(
+        not answer([0.4996, *many], [0.5004, *many], tolerance=0.01),
+        "flip-hidden",
+        f"{t.said}. One answer of 2,001 is another one.",
+        "A parity test is there for the rare row: the usual ones come out right.",
+        "Every single answer has to be the same.",
+    )
+    t.good("an answer that flips within the tolerance, among few rows and many")
     many = [0.9] * 99
     t.need(
         not answer([0.9, *many], [0.8, *many], tolerance=0.01),
@@ -775,13 +902,6 @@ def same_answers(t: Trial) -> None:
             "A vote that ends even is a score of exactly 0.5.",
             "Look at which comparison is used.",
         )
-    t.need(
-        not answer([0.9, 0.2], [0.2, 0.9]),
-        "rows-mixed",
-        f"{t.said}; these are the same scores, on other rows.",
-        "Each score belongs to one request.",
-        "Compare row by row.",
-    )
     t.good("the edges: exactly the tolerance, and exactly 0.5")
     for _ in range(20):
         original = t.rng.uniform(size=int(t.rng.integers(6, 12))).round(3)
@@ -823,12 +943,21 @@ def same_answers(t: Trial) -> None:
         "nothing-happened": [
             "When is `__reduce__` called, and when is what it gives back called?",
         ],
+        "call-failed": [
+            "Which exception is it, and does it come from your call or from pickle?",
+            "Call the function yourself, with the very tuple that `__reduce__` gives. "
+            "`numpy.savetxt` takes numbers unless its `fmt` says otherwise.",
+        ],
+        "path-ignored": [
+            "Compare both names: which function adds an ending of its own?"
+        ],
+        "not-a-pickle": ["What does `pickle.dumps` give, and do you return that?"],
         "written-too-early": [
             "`__reduce__` runs while you pickle. What runs while others load?",
         ],
     },
-    not_checked="What else your payload does. It ran with all the rights that you "
-    "have, as any pickle does.",
+    not_checked="What your function or its payload did outside the folder of the "
+    "check. The payload ran with all the rights that you have, as any pickle does.",
     notice="The rule was kept to the letter. One useful function in a large library is "
     "enough.",
     wrong=[
@@ -872,6 +1001,26 @@ def same_answers(t: Trial) -> None:
             """,
         ),
         Wrong(
+            "saves the file itself, with an ending of numpy's",
+            "written-too-early",
+            source="""
+            def only_numpy(path):
+                np.save(path, ["loaded"])
+                return pickle.dumps(np.ones(3))
+            """,
+        ),
+        Wrong(
+            "tries it out beside the path",
+            "written-too-early",
+            patch=(
+                (
+                    "    return pickle.dumps(Errand(path))",
+                    "    np.savetxt(path + '.bak', ['loaded'], fmt='%s')\n"
+                    "    return pickle.dumps(Errand(path))",
+                ),
+            ),
+        ),
+        Wrong(
             "never returns",
             "too-slow",
             patch=(("return pickle.dumps", "while True: pickle.dumps"),),
@@ -892,6 +1041,21 @@ def same_answers(t: Trial) -> None:
             "forgets an argument",
             "call-failed",
             patch=(("(program, {})", "(program,)"),),
+        ),
+        Wrong(
+            "saves a text as a number",
+            "call-failed",
+            source="""
+            class Errand:
+                def __init__(self, path):
+                    self.path = path
+
+                def __reduce__(self):
+                    return np.savetxt, (self.path, ["loaded"])
+
+            def only_numpy(path):
+                return pickle.dumps(Errand(path))
+            """,
         ),
         Wrong(
             "ends the process that loads it",
@@ -962,13 +1126,15 @@ def only_numpy(t: Trial) -> None:
     """A pickle that imports from numpy alone, and writes a file when it is loaded."""
     marks = [f"mark-{number}.txt" for number in t.rng.integers(100, 999, size=2)]
     for file, mark in zip(("one.pkl", "other.pkl"), marks, strict=True):
+        before = set(Path().rglob("*"))
         with as_notebook(t.thing):
             payload = in_time(t, mark, gives="bytes")
+        written = sorted(path.name for path in set(Path().rglob("*")) - before)
         t.need(
-            not Path(mark).exists(),
+            not written,
             "written-too-early",
-            f"`only_numpy('{mark}')` wrote `{mark}` itself, before anybody loaded "
-            "the payload.",
+            f"`only_numpy('{mark}')` wrote `{show((written or [''])[0])[1:-1]}` "
+            "itself, before anybody loaded the payload.",
             "An attacker's errand runs on the machine that loads, not on theirs.",
             "Let the payload hold the call, and do not make it yourself.",
         )
@@ -1007,7 +1173,10 @@ def wrote(t: Trial, said: dict, mark: str, marks: list[str]) -> None:
             "Import from modules of numpy alone.",
         )
         names = {p.name for p in Path().iterdir()}
-        others = sorted(names - {"one.pkl", "other.pkl", *marks})
+        others = sorted(
+            names - {"one.pkl", "other.pkl", *marks},
+            key=lambda name: (not name.startswith(mark), name),
+        )
         t.need(
             not others,
             "path-ignored",
@@ -1031,6 +1200,14 @@ def wrote(t: Trial, said: dict, mark: str, marks: list[str]) -> None:
         )
     content = Path(mark).read_text("utf-8", errors="replace").strip()
     t.need(
+        content == "loaded" or not error,
+        "call-failed",
+        f"`{mark}` was opened and says `{show(content)}`; then the load failed: "
+        f"`{error}: {text[:100]}`.",
+        "",
+        "Make the call of your payload in a cell, with the same arguments.",
+    )
+    t.need(
         content == "loaded",
         "other-content",
         f"`{mark}` is there, and says `{show(content)}`, not `loaded`.",
@@ -1053,6 +1230,7 @@ USUAL = {
 }
 PLAIN = dict(zip(USUAL, (1, 0, -1, 1, -1, 0, 1, 1), strict=True))
 ONE_MORE = {"age_of_domain": 1, **PLAIN}
+ABSENT = object()
 
 
 @exercise(
@@ -1075,13 +1253,28 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             "know that from?",
             "`fillna` works on the codes, before they become features. `USUAL` holds "
             "codes too.",
+            "Three things stand for a missing value: nothing at all, `None`, and the "
+            "empty text.",
         ],
         "text-ignored": ["What is `'-1' == -1` in Python?"],
         "codes-differ": ["What does training make of -1, and the service?"],
+        "zero-lost": [
+            "In Python, what is `0 or 1`?",
+            "`0 or x` is `x`, because 0 counts as false. A code of 0 is there, and not "
+            "missing: ask for what stands for a missing value, by name.",
+        ],
+        "crash": [
+            "What does `int` make of the text '1', and of the text '1.0'?",
+            "A text may be empty, and a code may have a decimal point. Which function "
+            "reads '1' and '1.0' alike, and what must it not be given?",
+        ],
+        "broke-what-worked": [
+            "Who decides on the order of the row: the record, or the contract?"
+        ],
     },
     not_checked="Whether your function calls `training_row`, which would pass here and "
-    "fail on a machine without pandas; and what the service does with codes that no "
-    "collector sends.",
+    "fail on a machine without pandas; and what the service does with what no "
+    "collector sends, such as NaN or a code of 2.",
     notice="Nothing raised, neither before nor after. What found it was to run both "
     "sides on the same raw records.",
     wrong=[
@@ -1097,28 +1290,73 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             "codes-differ",
             patch=(
                 (
-                    "(int(code) + 1) / 2",
-                    "(1 - int(code) * (1 if name == 'popup_window' else -1)) / 2",
+                    "(float(code) + 1) / 2",
+                    "(1 - float(code) * (1 if name == 'popup_window' else -1)) / 2",
                 ),
             ),
         ),
         Wrong(
             "turns every feature",
             "codes-differ",
-            patch=(("int(code) + 1", "1 - int(code)"),),
+            patch=(("float(code) + 1", "1 - float(code)"),),
         ),
         Wrong(
-            "sends the codes", "codes-differ", patch=(("(int(code) + 1) / 2", "code"),)
+            "sends the codes",
+            "codes-differ",
+            patch=(("(float(code) + 1) / 2", "code"),),
         ),
         Wrong(
             "compares text with numbers",
             "text-ignored",
             patch=(
                 (
-                    "(int(code) + 1) / 2",
+                    "(float(code) + 1) / 2",
                     "0.0 if code == -1 else 0.5 if code == 0 else 1.0",
                 ),
             ),
+        ),
+        Wrong(
+            "a table of whole codes",
+            "text-ignored",
+            patch=(
+                (
+                    "(float(code) + 1) / 2",
+                    "{'-1': 0.0, '0': 0.5}.get(str(code), 1.0)",
+                ),
+            ),
+        ),
+        Wrong(
+            "takes every text for a whole number",
+            "crash",
+            patch=(("float(code)", "int(code)"),),
+        ),
+        Wrong(
+            "takes the empty text for a number",
+            "crash",
+            patch=(('code in (None, "")', "code is None"),),
+        ),
+        Wrong(
+            "fills in where `or` finds nothing",
+            "zero-lost",
+            source="""
+            def serving_row(record):
+                names = phishing.CONTRACT.names
+                codes = [record.get(name) or USUAL[name] for name in names]
+                return [(float(code) + 1) / 2 for code in codes]
+            """,
+        ),
+        Wrong(
+            "takes the empty text for the lowest code",
+            "fill-differs",
+            source="""
+            def serving_row(record):
+                row = []
+                for name in phishing.CONTRACT.names:
+                    code = record.get(name)
+                    code = USUAL[name] if code is None else code
+                    row.append((float(-1 if code == "" else code) + 1) / 2)
+                return row
+            """,
         ),
         Wrong(
             "fills missing with 0",
@@ -1138,7 +1376,8 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
                 row = []
                 for name in phishing.CONTRACT.names:
                     code = record.get(name)
-                    done = USUAL[name] if code is None else (int(code) + 1) / 2
+                    missing = code in (None, "")
+                    done = USUAL[name] if missing else (float(code) + 1) / 2
                     row.append(done)
                 return row
             """,
@@ -1151,8 +1390,8 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
 
             def serving_row(record):
                 for name in phishing.CONTRACT.names:
-                    if record.get(name) is not None:
-                        last[name] = int(record[name])
+                    if record.get(name) not in (None, ""):
+                        last[name] = float(record[name])
                 return [(last[name] + 1) / 2 for name in phishing.CONTRACT.names]
             """,
         ),
@@ -1162,7 +1401,7 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             source="""
             def serving_row(record):
                 codes = [record.get(n, USUAL[n]) for n in phishing.CONTRACT.names]
-                return [(int(code or 0) + 1) / 2 for code in codes]
+                return [(float(code or 0) + 1) / 2 for code in codes]
             """,
         ),
         Wrong(
@@ -1171,7 +1410,8 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             source="""
             def serving_row(record):
                 codes = [record.get(name) for name in phishing.CONTRACT.names]
-                return [(int(code) + 1) / 2 for code in codes if code is not None]
+                codes = [code for code in codes if code not in (None, "")]
+                return [(float(code) + 1) / 2 for code in codes]
             """,
         ),
         Wrong(
@@ -1181,9 +1421,9 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             def serving_row(record):
                 codes = {n: code for n, code in record.items() if n in USUAL}
                 for name in USUAL:
-                    if codes.get(name) is None:
+                    if codes.get(name) in (None, ""):
                         codes[name] = USUAL[name]
-                return [(int(code) + 1) / 2 for code in codes.values()]
+                return [(float(code) + 1) / 2 for code in codes.values()]
             """,
         ),
         Wrong(
@@ -1193,8 +1433,9 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             def serving_row(record):
                 full = dict(USUAL)
                 for name, code in record.items():
-                    full[name] = USUAL[name] if code is None else code
-                return [(int(code) + 1) / 2 for code in full.values()]
+                    missing = code in (None, "")
+                    full[name] = USUAL[name] if missing else code
+                return [(float(code) + 1) / 2 for code in full.values()]
             """,
         ),
         Wrong(
@@ -1202,13 +1443,15 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             "off",
             source="""
             def serving_row(record):
-                codes = [record.get(name) for name in phishing.CONTRACT.names]
-                if codes.count(None) > 1:
+                seen = [name for name in USUAL if record.get(name) not in (None, "")]
+                if len(seen) < 7:
                     return [0.5] * 8
-                return [
-                    (USUAL[name] + 1) / 2 if code is None else (int(code) + 1) / 2
-                    for name, code in zip(phishing.CONTRACT.names, codes)
-                ]
+                row = []
+                for name in phishing.CONTRACT.names:
+                    code = record.get(name)
+                    code = USUAL[name] if code in (None, "") else code
+                    row.append((float(code) + 1) / 2)
+                return row
             """,
         ),
     ],
@@ -1218,12 +1461,12 @@ ONE_MORE = {"age_of_domain": 1, **PLAIN}
             source="""
             def serving_row(record):
                 known = {"-1": 0.0, "0": 0.5, "1": 1.0}
-                codes = [record.get(name) for name in phishing.CONTRACT.names]
-                usual = [USUAL[name] for name in phishing.CONTRACT.names]
-                return np.array([
-                    known[str(int(fill if code is None else code))]
-                    for code, fill in zip(codes, usual)
-                ])
+                row = []
+                for name in phishing.CONTRACT.names:
+                    text = str(record.get(name, "")).removesuffix(".0")
+                    code = str(USUAL[name]) if text in ("", "None") else text
+                    row.append(known[code])
+                return np.array(row)
             """,
         ),
         Right(
@@ -1267,9 +1510,9 @@ def serving_row(t: Trial) -> None:
             )
     t.good("fields in any order, and others beside them, as before")
 
-    for code in (-1, 0, 1):
-        record = dict.fromkeys(USUAL, str(code))
-        record["ip_in_url"] = str(code or -1)
+    for code, point in itertools.product((-1, 0, 1), ("", ".0")):
+        record = dict.fromkeys(USUAL, f"{code}{point}")
+        record["ip_in_url"] = f"{code or -1}{point}"
         row, expected = as_row(t, record), trained_on(record)
         name = differing(row, expected)
         if row != expected:
@@ -1280,13 +1523,14 @@ def serving_row(t: Trial) -> None:
                 "A collector that writes CSV sends every code as text.",
                 "Turn what arrives into a number before you compare it.",
             )
-    t.good("codes that come as text")
+    t.good("codes that come as text, with a decimal point and without")
 
     for name in USUAL:
         absent = {other: code for other, code in PLAIN.items() if other != name}
         for record, how in (
             (absent, "is missing"),
             (PLAIN | {name: None}, "is `None`"),
+            (PLAIN | {name: ""}, "is the empty text"),
         ):
             row, expected = as_row(t, record), trained_on(record)
             if row != expected:
@@ -1298,7 +1542,7 @@ def serving_row(t: Trial) -> None:
                     "The model learned from rows in which training filled the gaps.",
                     "Use what training wrote down for missing values.",
                 )
-    t.good("missing values, absent or `None`")
+    t.good("missing values: absent, `None`, and the empty text")
 
     for _ in range(25):
         record = raw_record(t)
@@ -1316,9 +1560,11 @@ def serving_row(t: Trial) -> None:
 
 def trained_on(record: dict[str, Any]) -> list[float]:
     """What training makes of a raw record, without pandas."""
-    codes = [record.get(name) for name in USUAL]
-    filled = zip(codes, USUAL.values(), strict=True)
-    return [(int(usual if code is None else code) + 1) / 2 for code, usual in filled]
+    codes = [
+        usual if record.get(name) in (None, "") else record[name]
+        for name, usual in USUAL.items()
+    ]
+    return [(float(code) + 1) / 2 for code in codes]
 
 
 def as_row(t: Trial, record: dict[str, Any]) -> list[float]:
@@ -1340,6 +1586,15 @@ def same_codes(t: Trial, record: dict[str, Any], row: list[float]) -> None:
     """Each code must become the feature that training makes of it."""
     expected = trained_on(record)
     name = differing(row, expected)
+    without_zero = {other: code for other, code in record.items() if code != 0}
+    t.need(
+        row == expected or row != trained_on(without_zero),
+        "zero-lost",
+        f"The code 0 of `{name}` became {show(row[place(name)])}, as if it was "
+        f"missing; training makes {show(expected[place(name)])} of it.",
+        "*Suspicious* is something that was seen, and *missing* is not.",
+        "Look at how your function finds out that a code is missing.",
+    )
     if row != expected:
         t.stop(
             "codes-differ",
@@ -1366,7 +1621,7 @@ def raw_record(t: Trial) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name in t.rng.permutation(list(USUAL)).tolist():
         code = int(t.rng.choice([-1, 1] if name == "ip_in_url" else [-1, 0, 1]))
-        form = t.rng.choice(["number", "text", "none", "absent"])
-        if form != "absent":
-            record[name] = {"number": code, "text": str(code), "none": None}[form]
+        forms = [code, str(code), f"{code}.0", None, "", ABSENT]
+        if (form := forms[t.rng.integers(len(forms))]) is not ABSENT:
+            record[name] = form
     return record
