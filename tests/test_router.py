@@ -545,7 +545,8 @@ HOSTILE = {
     ),
     "HTTP/1.0": (b"GET / HTTP/1.0\r\n\r\n", {200}),
     "another host": (
-        b"GET http://192.0.2.1/ HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n",
+        b"GET http://elsewhere/ HTTP/1.1\r\nHost: elsewhere\r\n"
+        b"Connection: close\r\n\r\n",
         {200},
     ),
 }
@@ -558,7 +559,7 @@ def test_hostile_input_is_answered_and_the_next_one_served(front, name):
     before = front.counts()
     answers = heads(exchange(front.url, sent))
     # A connection reset while 2 MiB are still on their way may eat the answer.
-    if answers or LARGE > len(sent):
+    if answers or len(sent) < LARGE:
         assert answers[0][0] in statuses
     assert front.counts().errors == before.errors
     assert ask(front)[0] == 200
