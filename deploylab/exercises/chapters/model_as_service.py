@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import json
 import math
 import textwrap
@@ -535,12 +536,13 @@ PATHS = ("/health", "/ready")
 PORT = 8000
 
 LOADS_S = (90, 180)
-IN_TRAFFIC_S = 30
+IN_TRAFFIC_S = 40
 HANG_S = 60
 LOADING_HANG_S = 300
-#: When an incident begins, in seconds after the container's start; several moments,
-#: because it may come before a probe or behind it.
-BEGINS_S = tuple(240.5 + step for step in (0, 2, 4, 6, 8, 9))
+#: From then on the service runs as it always does; incidents come later, or earlier.
+STEADY_S = 240
+#: So long a quiet life is replayed, to learn when each probe asks.
+QUIET_S = 1000
 
 
 @dataclass(frozen=True)
@@ -549,7 +551,7 @@ class Service:
 
     It listens after 2 s. ``/health`` is 200 from then on, ``/ready`` once the model
     is loaded. In ``frozen`` nothing is answered before its end, in ``away`` the
-    feature store is gone and ``/ready`` is 503, in ``full`` an answer takes 3 s.
+    feature store is gone and ``/ready`` is 503, in ``full`` an answer takes 3.1 s.
     """
 
     load_s: float = 90
@@ -561,7 +563,7 @@ class Service:
         """Whether a probe sent then gets 200, and after how many seconds."""
         if at_s < 2:
             return False, 0.0
-        wait_s = 3.0 if self.full[0] <= at_s < self.full[1] else 0.01
+        wait_s = 3.1 if self.full[0] <= at_s < self.full[1] else 0.01
         if self.frozen[0] <= at_s < self.frozen[1]:
             wait_s += self.frozen[1] - at_s
         away = self.away[0] <= at_s < self.away[1]
@@ -573,12 +575,20 @@ class Service:
 class Life:
     """One life of a container: when and by which probe it ended, when it had traffic.
 
-    ``traffic`` holds (second, whether traffic comes from then on).
+    It is told to end at ``ended_s``, and is given ``grace_s`` for it. ``traffic``
+    holds (second, whether traffic comes from then on), ``asked`` the seconds at
+    which each probe asked, whether or not the container had ended by then.
     """
 
     ended_s: float
     ended_by: str
     traffic: list[tuple[float, bool]]
+    asked: dict[str, list[float]]
+    grace_s: float = 0.0
+
+    def killed_s(self) -> float:
+        """When a process that hears no SIGTERM is killed."""
+        return self.ended_s + self.grace_s
 
     def first_traffic_s(self) -> float:
         """When requests were first sent to it; infinity for never."""
@@ -591,16 +601,23 @@ class Life:
 
 
 def _changes(
-    probe: Mapping[str, Any], service: Service, begin_s: float, until_s: float, ok: bool
+    probe: Mapping[str, Any],
+    service: Service,
+    between_s: tuple[float, float],
+    ok: bool,
+    asked: list[float],
 ) -> list[tuple[float, bool]]:
     """When a probe's verdict changed, and to what, as the kubelet counts.
 
     The verdict begins as ``ok``; so many failures or successes in a row change it.
-    The next probe leaves a period after the last one, or once that one has ended.
+    The next probe leaves a period after the last one, or once that one has ended;
+    when each left is added to ``asked``.
     """
+    begin_s, until_s = between_s
     at_s = begin_s + probe["initialDelaySeconds"]
     changes, run = [], 0
     while at_s < until_s:
+        asked.append(at_s)
         good, took_s = service.answers(probe["path"], at_s)
         good = good and took_s <= probe["timeoutSeconds"]
         end_s = at_s + min(took_s, probe["timeoutSeconds"])
@@ -620,30 +637,51 @@ def _life(probes: Mapping[str, Any], service: Service, until_s: float) -> Life:
     in a row of the startup or liveness probe end the container, those of the
     readiness probe take it out of traffic. Without a probe its answer counts as good.
     """
+    asked: dict[str, list[float]] = {name: [] for name in probes}
     started_s = 0.0
     if startup := probes.get("startupProbe"):
         patience = startup["failureThreshold"]
         at_s = float(startup["initialDelaySeconds"])
         while True:
+            asked["startupProbe"].append(at_s)
             good, took_s = service.answers(startup["path"], at_s)
             started_s = at_s + min(took_s, startup["timeoutSeconds"])
             if good and took_s <= startup["timeoutSeconds"]:
                 break
             patience -= 1
             if patience == 0:
-                return Life(started_s, "startupProbe", [])
+                grace_s = startup["terminationGracePeriodSeconds"]
+                return Life(started_s, "startupProbe", [], asked, grace_s)
             at_s = max(at_s + startup["periodSeconds"], started_s)
             if at_s >= until_s:
-                return Life(math.inf, "", [])
-    ended_s, ended_by = math.inf, ""
+                return Life(math.inf, "", [], asked)
+    ended_s, ended_by, grace_s = math.inf, "", 0.0
     if liveness := probes.get("livenessProbe"):
-        failed = _changes(liveness, service, started_s, until_s, True)
+        between_s = started_s, until_s
+        failed = _changes(liveness, service, between_s, True, asked["livenessProbe"])
         if failed:
             ended_s, ended_by = failed[0][0], "livenessProbe"
+            grace_s = liveness["terminationGracePeriodSeconds"]
     traffic = [(started_s, True)]
     if readiness := probes.get("readinessProbe"):
-        traffic = _changes(readiness, service, started_s, min(until_s, ended_s), False)
-    return Life(ended_s, ended_by, traffic)
+        between_s = started_s, min(until_s, ended_s)
+        traffic = _changes(
+            readiness, service, between_s, False, asked["readinessProbe"]
+        )
+    return Life(ended_s, ended_by, traffic, asked, grace_s)
+
+
+def _moments(life: Life, from_s: float) -> list[float]:
+    """When an incident may begin: then, and just before and behind a probe.
+
+    Two probes of each kind, so that a whole period lies between them: of all the
+    moments of a period these are the best and the worst.
+    """
+    near = {float(from_s)}
+    for asked in life.asked.values():
+        for at_s in [at_s for at_s in asked if at_s >= from_s][:2]:
+            near |= {at_s - 0.001, at_s + 0.001}
+    return sorted(near)
 
 
 def _read_probes(t: Trial) -> dict[str, dict[str, Any]]:
@@ -743,6 +781,38 @@ def _file(text: str) -> str:
     return f"%%writefile {{work}}/probes.yaml\n{textwrap.dedent(text).strip()}\n"
 
 
+def _startup(path: str, failures: int, delay_s: int = 0) -> tuple[str, str]:
+    """The patch that puts a startup probe before the page's solution."""
+    probe = f"""\
+        startupProbe:
+          httpGet: {{path: {path}, port: 8000}}
+          initialDelaySeconds: {delay_s}
+          failureThreshold: {failures}
+        readinessProbe:
+        """
+    return "readinessProbe:\n", textwrap.dedent(probe)
+
+
+def _liveness(
+    period_s: int, timeout_s: int, failures: int, delay_s: int, startup: bool = False
+) -> str:
+    """A file in which all is well but the numbers of liveness, perhaps."""
+    begin = "startupProbe: {httpGet: {path: /health, port: 8000}}" if startup else ""
+    return _file(
+        f"""
+        readinessProbe: {{httpGet: {{path: /ready, port: 8000}}}}
+        livenessProbe:
+          httpGet: {{path: /health, port: 8000}}
+          initialDelaySeconds: {delay_s}
+          periodSeconds: {period_s}
+          timeoutSeconds: {timeout_s}
+          failureThreshold: {failures}
+          terminationGracePeriodSeconds: 1
+        {begin}
+        """
+    )
+
+
 @exercise(
     "configuration",
     starting="64243a7a9ce5365a",
@@ -766,16 +836,27 @@ def _file(text: str) -> str:
             "How many probes in a row can fall into 8 seconds? Count their timeouts."
         ],
         "timeout-too-short": [
-            "What is `timeoutSeconds` if you leave it out? The answer takes 3 seconds."
+            "How long does a probe wait for its answer, also if you leave "
+            "`timeoutSeconds` out? The answer takes a little over 3 seconds."
         ],
         "hang-unnoticed": [
             "In the worst case the hang begins right after a probe: count period times "
             "threshold, and one timeout."
         ],
+        "killed-late": [
+            "A probe that gives up leads to SIGTERM, and a process that hangs does not "
+            "hear it. What comes next, and after how many seconds?",
+            "`terminationGracePeriodSeconds` may stand in a liveness probe: it holds "
+            "for what that probe ends, and leaves an ordinary stop alone.",
+        ],
+        "outage-at-start": [
+            "A startup probe has to be short enough for a hang while loading, and may "
+            "not fail for as long as the store is gone. Which address allows both?",
+        ],
     },
-    not_checked="Other times than those of the incidents; whether a full instance "
-    "should leave the traffic, which gives the others more; and what Kubernetes does "
-    "beside it: grace periods, and longer and longer waits between restarts.",
+    not_checked="Other times than those of the incidents, and two incidents at once; "
+    "whether a full instance should leave the traffic, which gives the others more; "
+    "and what Kubernetes does beside it: longer and longer waits between restarts.",
     notice="Readiness may be hasty, since it costs nothing to come back. Liveness has "
     "to be slower than any pause, and quicker than your patience.",
     wrong=[
@@ -827,7 +908,7 @@ def _file(text: str) -> str:
         Wrong(
             "time for a fast machine only",
             "restart-loop",
-            patch=(("failureThreshold: 25", "failureThreshold: 12"),),
+            patch=(_startup("/ready", 12),),
         ),
         Wrong(
             "no readiness, and no startup probe",
@@ -864,14 +945,46 @@ def _file(text: str) -> str:
             ),
         ),
         Wrong(
+            "one long period, and a freeze right before its probe",
+            "restart-storm",
+            source=_liveness(period_s=60, timeout_s=4, failures=1, delay_s=15),
+        ),
+        Wrong(
+            "two probes in one freeze",
+            "restart-storm",
+            source=_liveness(period_s=4, timeout_s=3, failures=2, delay_s=0),
+        ),
+        Wrong(
+            "a long period after a startup probe",
+            "restart-storm",
+            source=_liveness(
+                period_s=55, timeout_s=5, failures=1, delay_s=30, startup=True
+            ),
+        ),
+        Wrong(
+            "a startup probe that one freeze defeats",
+            "restart-storm",
+            patch=(_startup("/health", 1, delay_s=5),),
+        ),
+        Wrong(
             "the default timeout",
             "timeout-too-short",
             patch=(("  timeoutSeconds: 5\n", ""),),
         ),
         Wrong(
+            "a timeout of exactly three seconds",
+            "timeout-too-short",
+            patch=(("  timeoutSeconds: 5\n", "  timeoutSeconds: 3\n"),),
+        ),
+        Wrong(
             "liveness asks /ready, after a startup probe",
             "dependency-restart",
-            patch=(("path: /health", "path: /ready"),),
+            patch=(_startup("/ready", 25), ("path: /health", "path: /ready")),
+        ),
+        Wrong(
+            "a startup probe that asks for the feature store",
+            "outage-at-start",
+            patch=(_startup("/ready", 25),),
         ),
         Wrong(
             "a startup probe for readiness",
@@ -904,9 +1017,34 @@ def _file(text: str) -> str:
             patch=(("failureThreshold: 4", "failureThreshold: 12"),),
         ),
         Wrong(
+            "a probe every five minutes",
+            "hang-unnoticed",
+            source=_liveness(period_s=300, timeout_s=9, failures=1, delay_s=255),
+        ),
+        Wrong(
+            "period times threshold, and the timeout forgotten",
+            "hang-unnoticed",
+            source=_liveness(period_s=30, timeout_s=10, failures=2, delay_s=15),
+        ),
+        Wrong(
+            "a second too late",
+            "hang-unnoticed",
+            source=_liveness(period_s=19, timeout_s=4, failures=3, delay_s=0),
+        ),
+        Wrong(
+            "a delay as long as the slowest loading",
+            "hang-unnoticed",
+            source=_liveness(period_s=10, timeout_s=5, failures=4, delay_s=190),
+        ),
+        Wrong(
+            "SIGTERM for the end",
+            "killed-late",
+            patch=(("\n  terminationGracePeriodSeconds: 10", ""),),
+        ),
+        Wrong(
             "a startup probe without end",
             "start-hang",
-            patch=(("failureThreshold: 25", "failureThreshold: 100"),),
+            patch=(_startup("/ready", 100),),
         ),
     ],
     also_right=[
@@ -919,18 +1057,23 @@ def _file(text: str) -> str:
               httpGet:
                 port: 8000
                 path: /health
-              periodSeconds: 15
+              periodSeconds: 5
               timeoutSeconds: 4
+              failureThreshold: 4
             """
             ),
         ),
         Right(
-            "a delay for liveness",
+            "a startup probe that asks for the process",
+            patch=(_startup("/health", 3),),
+        ),
+        Right(
+            "a delay for liveness, and as little patience as a freeze allows",
             source=_file(
                 """
             livenessProbe:
               httpGet: {path: /health, port: 8000, scheme: HTTP}
-              initialDelaySeconds: 190
+              initialDelaySeconds: 30
               periodSeconds: 5
               failureThreshold: 6
               timeoutSeconds: 4
@@ -947,13 +1090,15 @@ def _file(text: str) -> str:
 def probes(t: Trial) -> None:
     """Probes that survive loading, a pause, full load, an outage and a hang."""
     config = _read_probes(t)
-    for load_s in LOADS_S:
+    quiet = _life(config, Service(), QUIET_S)
+    between_s = [at_s for at_s in _moments(quiet, LOADS_S[0]) if at_s < LOADS_S[1]]
+    for load_s in (*LOADS_S, *between_s):
         life = _life(config, Service(load_s=load_s), 2 * LOADING_HANG_S)
         t.need(
             not life.ended_by,
             "restart-loop",
-            f"The model needs {load_s} s to load, and `{life.ended_by}` restarted it "
-            f"after {life.ended_s:.0f} s. The next life ends the same way.",
+            f"The model needs {load_s:.0f} s to load, and `{life.ended_by}` restarted "
+            f"it after {life.ended_s:.0f} s. The next life ends the same way.",
             "The service never gets ready, and each restart is the probe's fault.",
             "Compare the time that this probe gives with the time for loading.",
         )
@@ -961,23 +1106,24 @@ def probes(t: Trial) -> None:
             life.first_traffic_s() >= load_s,
             "early-traffic",
             f"Requests came after {life.first_traffic_s():.0f} s; the model was loaded "
-            f"after {load_s} s.",
+            f"after {load_s:.0f} s.",
             "Users were answered with 503 until then, at each release.",
             "Ask which probe keeps the traffic away, and which address it asks.",
         )
         t.need(
             life.first_traffic_s() <= load_s + IN_TRAFFIC_S,
             "late-traffic",
-            f"The model was loaded after {load_s} s, and {IN_TRAFFIC_S} s later still "
-            "no request came.",
+            f"The model was loaded after {load_s:.0f} s, and {IN_TRAFFIC_S} s later "
+            "still no request came.",
             "A release waits for this, and so does a rollback.",
             "Look for the delay or the period that is longer than it has to be.",
         )
     t.good(
-        f"models that load for {LOADS_S[0]} and for {LOADS_S[1]} s get ready, "
+        f"models that load for {LOADS_S[0]} to {LOADS_S[1]} s get ready, "
         "without a restart"
     )
-    for begin_s in BEGINS_S:
+    steady_s = _moments(quiet, STEADY_S)
+    for begin_s in (*steady_s, *_moments(quiet, 2)):
         life = _life(config, Service(frozen=(begin_s, begin_s + 8)), begin_s + 60)
         t.need(
             not life.ended_by,
@@ -989,19 +1135,19 @@ def probes(t: Trial) -> None:
             "Let more time pass before this probe gives up.",
         )
     t.good("a pause of 8 s restarts nothing")
-    for begin_s in BEGINS_S:
+    for begin_s in steady_s:
         life = _life(config, Service(full=(begin_s, begin_s + 90)), begin_s + 90)
         t.need(
             not life.ended_by,
             "timeout-too-short",
-            f"Answers took 3 s under full load, and `{life.ended_by}` restarted the "
+            f"Answers took 3.1 s under full load, and `{life.ended_by}` restarted the "
             f"container after {life.ended_s - begin_s:.0f} s.",
             "The busiest instance is taken away at the busiest time.",
             "Find the field that says how long a probe waits for its answer.",
         )
-    t.good("answers that take 3 s under full load restart nothing")
-    for begin_s in BEGINS_S:
-        life = _life(config, Service(away=(begin_s, begin_s + 300)), begin_s + 120)
+    t.good("answers that take a little over 3 s under full load restart nothing")
+    for begin_s in steady_s:
+        life = _life(config, Service(away=(begin_s, begin_s + 300)), begin_s + 300)
         t.need(
             not life.ended_by,
             "dependency-restart",
@@ -1017,33 +1163,68 @@ def probes(t: Trial) -> None:
             "What a service says of itself helps if somebody asks, all the time.",
             "Which probe goes on asking `/ready` after the start, and how often?",
         )
-    t.good("without the feature store it leaves the traffic, and is not restarted")
-    for begin_s in BEGINS_S:
-        life = _life(config, Service(frozen=(begin_s, math.inf)), begin_s + 5 * HANG_S)
-        seconds = life.ended_s - begin_s
-        told = f"restarted after {seconds:.0f} s"
-        if seconds == math.inf:
-            told = f"not restarted for {5 * HANG_S} s"
+    for load_s, begin_s in itertools.product(LOADS_S, (0, 60)):
+        away = begin_s, begin_s + 300
+        life = _life(config, Service(load_s=load_s, away=away), away[1] + 60)
         t.need(
-            seconds <= HANG_S,
-            "hang-unnoticed",
-            f"The process hung, and was {told}; {HANG_S} s were promised.",
-            "A process that hangs does not end, so nobody else starts it again.",
-            "Look at the probe whose failure restarts, and at how long that takes.",
+            not life.ended_by,
+            "outage-at-start",
+            f"The feature store was gone from second {begin_s} to {away[1]} after the "
+            f"start, and `{life.ended_by}` restarted the container after "
+            f"{life.ended_s:.0f} s.",
+            "While the store is gone, no release and no new instance can start.",
+            "Ask which address says whether a restart would help, also at the start.",
         )
-    life = _life(config, Service(frozen=(20, math.inf)), 3 * LOADING_HANG_S)
-    told = f"restarted after {life.ended_s:.0f} s"
-    if life.ended_s == math.inf:
-        told = f"not restarted for {3 * LOADING_HANG_S} s"
+    t.good("without the feature store it leaves the traffic, and is not restarted")
+    for begin_s in steady_s:
+        _killed_in_time(t, config, Service(frozen=(begin_s, math.inf)))
+    for begin_s in (0.5, 20, LOADS_S[1] - 1):
+        stuck = Service(load_s=LOADS_S[1], frozen=(begin_s, math.inf))
+        life = _life(config, stuck, 3 * LOADING_HANG_S)
+        told = f"killed after {life.killed_s():.0f} s"
+        if life.ended_s == math.inf:
+            told = f"not restarted for {3 * LOADING_HANG_S} s"
+        t.need(
+            life.killed_s() <= LOADING_HANG_S,
+            "start-hang",
+            f"The process hung {begin_s:g} s after its start, while it loaded, and was "
+            f"{told}; {LOADING_HANG_S} s were promised.",
+            "A release would wait there, with one instance less.",
+            "Give loading as much time as it needs, and not much more.",
+        )
+    for load_s in LOADS_S:
+        loaded = Service(load_s=load_s)
+        for begin_s in _moments(_life(config, loaded, QUIET_S), load_s):
+            if begin_s >= load_s:
+                frozen = begin_s, math.inf
+                _killed_in_time(t, config, replace(loaded, frozen=frozen))
+    t.good("a process that hangs is killed in time, serving or loading")
+
+
+def _killed_in_time(t: Trial, config: Mapping[str, Any], service: Service) -> None:
+    """A loaded process that hangs is given up, and killed, within the promise."""
+    begin_s = service.frozen[0]
+    life = _life(config, service, begin_s + 5 * HANG_S)
+    seconds = life.ended_s - begin_s
+    told = f"given up after {seconds:.1f} s"
+    if seconds == math.inf:
+        told = f"not given up for {5 * HANG_S} s"
     t.need(
-        life.ended_s <= LOADING_HANG_S,
-        "start-hang",
-        f"The process hung 20 s after its start, while it loaded, and was "
-        f"{told}; {LOADING_HANG_S} s were promised.",
-        "A release would wait there, with one instance less.",
-        "Give loading as much time as it needs, and not much more.",
+        seconds <= HANG_S,
+        "hang-unnoticed",
+        f"The process hung {begin_s:.0f} s after its start, and was {told}; {HANG_S} s "
+        "were promised to its end.",
+        "A process that hangs does not end, so nobody else starts it again.",
+        "Look at the probe whose failure restarts, and at how long that takes.",
     )
-    t.good("a hang is noticed, while it serves and while it loads")
+    t.need(
+        life.killed_s() - begin_s <= HANG_S,
+        "killed-late",
+        f"The process hung. `{life.ended_by}` gave it up after {seconds:.1f} s, "
+        f"SIGKILL came {life.grace_s} s later, and {HANG_S} s were promised in all.",
+        "A process that hangs does not hear SIGTERM: it ends with the grace period.",
+        "Find the field that says how long Kubernetes waits between the two signals.",
+    )
 
 
 order_stop = order(
