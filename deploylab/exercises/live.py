@@ -125,7 +125,8 @@ def _shown(error: Exception) -> str:
 LONGEST_UP_S = 15.0
 
 #: What each Python of the student's program runs first. An audit hook sees every file
-#: that Python opens, so the program's own code stays as it is.
+#: that Python opens, so the program's own code stays as it is. What a library opens by
+#: itself it does not see. Threads change places often, as they do on a busy machine.
 _SLOW_DISK = '''\
 """A disk that is slow, and that counts: opening the model waits for a sign."""
 
@@ -142,13 +143,14 @@ def slow(event, arguments):
     if event != "open" or not str(arguments[0]).endswith(MODEL):
         return
     fd = os.open(LOG, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(fd, b"x")
+    os.write(fd, b"%d\\n" % os.getpid())
     os.close(fd)
     while not os.path.exists(SIGN):
         time.sleep(0.01)
 
 
 sys.addaudithook(slow)
+sys.setswitchinterval(1e-5)
 '''
 
 
@@ -180,22 +182,24 @@ class Service:
 
 
 def is_here(url: str) -> bool:
-    """Whether a URL is plain HTTP on this machine."""
-    parts = urlsplit(url)
-    if parts.scheme != "http":
-        return False
+    """Whether a URL is plain HTTP on this machine, at a port that there can be."""
     try:
+        parts = urlsplit(url)
+        if parts.scheme != "http" or parts.port == 0:
+            return False
+        if parts.hostname == "localhost":
+            return True
         return ipaddress.ip_address(parts.hostname or "").is_loopback
-    except ValueError:
-        return parts.hostname == "localhost"
+    except ValueError:  # no port, no address, or a bracket too few
+        return False
 
 
 class Program(Service):
     """A server program under test, started with $PORT and $ARTIFACT.
 
-    Every time it opens the model file is counted (``loads``), and waits there until
-    ``let_load()``. It works in the current folder, which is the check's own, and
-    ends with the ``with`` block.
+    Every time its Python opens the model file is counted (``loads``), and waits there
+    until ``let_load()``; what a library opens without Python is not seen. It works in
+    the current folder, which is the check's own, and ends with the ``with`` block.
     """
 
     def __init__(self, file: Path, artifact: artifacts.Artifact) -> None:
@@ -241,10 +245,20 @@ class Program(Service):
     @property
     def loads(self) -> int:
         """How often the model file was opened."""
+        return len(self._loaders())
+
+    @property
+    def needless_loads(self) -> int:
+        """Those beyond one for each of its processes that is running."""
+        pids = self._loaders()
+        return len(pids) - len(set(pids) & set(self._server.processes()))
+
+    def _loaders(self) -> list[int]:
+        """The process of every opening of the model file."""
         try:
-            return self._log.stat().st_size
+            return [int(pid) for pid in self._log.read_text().split()]
         except FileNotFoundError:
-            return 0
+            return []
 
     def let_load(self) -> None:
         """Let the model be read, from now on at once."""
@@ -354,18 +368,23 @@ class Instance:
     """One running server of a version.
 
     Times are seconds since the system's start; None for what has not happened.
+    ``found_ready`` is whether somebody asked if it is ready, and the answer was yes.
     """
 
     name: str
     version: str
     server: servers.ModelServer = dataclasses.field(repr=False)
+    started_s: float = 0.0
     ready_s: float | None = None
     stopped_s: float | None = None
     killed_s: float | None = None
+    found_ready: bool = False
 
     def ready(self) -> bool:
         """Whether its model is loaded and warm."""
-        return self.server.state == "ready"
+        now = self.server.state == "ready"
+        self.found_ready = self.found_ready or now
+        return now
 
     @property
     def running(self) -> bool:
@@ -417,6 +436,9 @@ class System:
         self._artifacts: dict[str, artifacts.Artifact] = {}
         self.instances: list[Instance] = []
         self.routed: tuple[Instance, ...] = ()
+        #: Who was routed before anybody had found them ready, and how many seconds
+        #: after their start.
+        self.routed_blindly: list[tuple[Instance, float]] = []
 
     def __enter__(self) -> System:
         # Here and not above: a server process imports this module for `slow_to_load`.
@@ -471,13 +493,14 @@ class System:
         name = version if not of_it else f"{version} ({of_it + 1})"
         instance = Instance(name, version, server)
         self.instances.append(instance)
-        self._note("start", name)
+        instance.started_s = self._note("start", name)
         threading.Thread(target=self._await, args=(instance,), daemon=True).start()
         return instance
 
     def wait_ready(self, instance: Instance, timeout_s: float = 20) -> None:
         """Wait until an instance is ready. Raises ServerError if it does not get so."""
         instance.server.wait_ready(timeout_s)
+        instance.found_ready = True
         self._is_ready(instance)
 
     def route(self, instances: Iterable[Instance]) -> None:
@@ -491,7 +514,10 @@ class System:
                     f"route takes instances, as `start` returns them, not {one!r}"
                 )
         self.routed = routed
-        self._note("route", ", ".join(one.name for one in routed) or "nobody")
+        now_s = self._note("route", ", ".join(one.name for one in routed) or "nobody")
+        self.routed_blindly += [
+            (one, now_s - one.started_s) for one in routed if not one.found_ready
+        ]
 
     def stop(self, instance: Instance) -> None:
         """SIGTERM: it answers what it has accepted, and ends. Returns when it has."""
@@ -553,7 +579,7 @@ class System:
 
     def _await(self, instance: Instance) -> None:
         while instance.running and instance.server.state != "stopped":
-            if instance.ready():
+            if instance.server.state == "ready":
                 self._is_ready(instance)
                 return
             time.sleep(0.01)
