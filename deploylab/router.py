@@ -462,7 +462,8 @@ class HAProxyRouter(Router):
         # New ones come before old ones go, so that somebody is always there.
         going = [i for i, url in enumerate(slots) if url and url not in urls]
         free = [i for i, url in enumerate(slots) if not url] + going
-        for i, url in zip(free, (u for u in urls if u not in slots), strict=False):
+        coming = [url for url in urls if url not in slots]
+        for i, url in zip(free, coming, strict=False):
             slot = f"{role}/s{i + 1}"
             host, port = urlsplit(url).hostname, urlsplit(url).port
             self._order(f"set server {slot} state maint")  # forgets that it was down
@@ -508,7 +509,10 @@ class HAProxyRouter(Router):
 
     def _order(self, order: str) -> str:
         # One at a time: HAProxy prompts after each of several on a line.
-        return self._ask(order, b"\n> ").strip()
+        said = self._ask(order, b"\n> ").strip()
+        if said.startswith("Unknown command"):
+            raise RouterError(f"HAProxy does not know the order {order!r}")
+        return said
 
     def _finish(self, deadline: float) -> None:
         # HAProxy ends at once on SIGTERM; it is SIGUSR1 that lets it finish.

@@ -233,6 +233,17 @@ def test_sticky_users_stay_and_both_routers_agree_on_them(front):
 
 
 @slow
+def test_the_share_is_met_to_the_last_millionth(front):
+    """At a share equal to a user's place that user does not yet come; so 0 is none."""
+    for user in ("17", "18", "19"):
+        place = router.bucket(user, "")
+        for above, role in [(0, STABLE), (1, CANDIDATE)]:
+            share = (place + above) / router.SCALE
+            front.set_split(TrafficSplit(share, sticky=True))
+            assert ask_many(front, [user]) == [role]
+
+
+@slow
 def test_without_a_user_a_sticky_split_draws(front):
     """False alarm: 2 * 2**-100."""
     front.set_split(TrafficSplit(0.5, sticky=True, salt="s"))
