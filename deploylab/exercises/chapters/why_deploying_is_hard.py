@@ -260,7 +260,7 @@ def hours_down(t: Trial) -> None:
     as_expected(t, value, 2, 0.5, 2)
     t.good("two parts with a twin each")
     as_expected(t, t.call(7, 0.999, copies=2, gives="number"), 7, 0.999, 2)
-    for _ in range(12):
+    for _ in range(8):
         parts, copies = int(t.rng.integers(1, 30)), int(t.rng.integers(1, 4))
         each = float(t.rng.choice([0.5, 0.9, 0.99, 0.999]))
         value = t.call(parts, each, copies=copies, gives="number")
