@@ -34,7 +34,8 @@ CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S, BODY_TIMEOUT_S = 3, 30, 10
 # About one connection and not about the message, so they are not passed on (RFC 9110,
 # section 7.6.1), nor are lengths, which are counted anew. Both sides' own come last.
 HOP_BY_HOP = set(
-    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection te "
+    "connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
+    "te "  # codespell:ignore te
     "trailer transfer-encoding upgrade expect content-length".split()
 ) | {ROLE_HEADER.lower(), ERROR_HEADER.lower()}
 
