@@ -7,9 +7,11 @@ import functools
 import itertools
 import json
 import math
+import re
 import textwrap
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -1313,6 +1315,8 @@ order_stop = order(
 #: How long a server may take to get ready, and to end, in seconds; or, on a slow
 #: machine, twice as long as it took to come up.
 READY_S = END_S = 3.0
+#: How often each of four callers asks, to see whether their answers get mixed.
+ROUNDS = 10
 
 
 def _row(t: Trial) -> dict[str, float]:
@@ -1368,6 +1372,8 @@ def _need_up(t: Trial, program: live.Program) -> None:
 def _need_probes(t: Trial, program: live.Program) -> None:
     """While the model loads: alive, not ready; afterwards ready."""
     health, ready = program.ask("/health"), program.ask("/ready")
+    if ready.status == 200:
+        _need_load_seen(t, program)
     t.need(
         ready.status != 200,
         "ready-too-early",
@@ -1392,6 +1398,8 @@ def _need_probes(t: Trial, program: live.Program) -> None:
         "Answer 200 at `/health` as soon as the process can answer at all.",
     )
     reply = program.ask("/predict", json.dumps(_row(t)).encode(), timeout_s=1)
+    if reply.status == 200:
+        _need_load_seen(t, program)
     t.need(
         reply.status == 503,
         "predict-unready",
@@ -1414,20 +1422,52 @@ def _need_probes(t: Trial, program: live.Program) -> None:
             "Look whether the loading has ended, and who tells `/ready`.",
         )
         time.sleep(0.02)
+    _need_load_seen(t, program)
     t.good("ready once it is loaded")
+
+
+def _need_load_seen(t: Trial, program: live.Program) -> None:
+    """A server that says it is ready has opened its model file with Python.
+
+    What a library opens by itself can be neither held back nor counted, so nothing
+    can be said about it.
+    """
+    # Loading at the first request begins with this one.
+    program.ask("/predict", json.dumps(_row(t)).encode(), timeout_s=1)
+    deadline = time.monotonic() + READY_S
+    while not program.loads and time.monotonic() < deadline:
+        time.sleep(0.02)
+    t.need(
+        program.loads,
+        "loaded-otherwise",
+        "`GET /ready` or `POST /predict` gave 200, and the check has seen nobody open "
+        "the model file.",
+        "Either nothing is loaded, or a library opened the file by itself: then no "
+        "digest was compared, and the check cannot hold the file back.",
+        "Load the model with `artifacts.load`, before `/ready` gives 200.",
+    )
+
+
+def _scored(t: Trial, each: int) -> list[tuple[dict[str, float], float]]:
+    """Rows with their probability, as many below 0.5 as above it, in turn.
+
+    A mistake on one side alone is seen then.
+    """
+    from deploylab import artifacts, phishing
+
+    rows = [_row(t) for _ in range(100)]
+    scorer = artifacts.load("artifact")
+    scores = scorer.score([phishing.CONTRACT.row(row) for row in rows]).tolist()
+    low = [(row, p) for row, p in zip(rows, scores, strict=True) if p < 0.45]
+    high = [(row, p) for row, p in zip(rows, scores, strict=True) if p > 0.55]
+    pairs = zip(low[:each], high[:each], strict=True)
+    return [case for pair in pairs for case in pair]
 
 
 def _need_predictions(t: Trial, service: live.Service, version: str) -> int:
     """The answers are those of the model; how many were asked for."""
-    from deploylab import artifacts, phishing
-
-    scorer = artifacts.load("artifact")
-    rows = [_row(t) for _ in range(100)]
-    scores = scorer.score([phishing.CONTRACT.row(row) for row in rows])
-    # As many on each side of 0.5, so that a mistake on one side alone is seen.
-    low, high = np.flatnonzero(scores < 0.45), np.flatnonzero(scores > 0.55)
-    for place in [*low[:4], *high[:4]]:
-        row, expected = rows[place], float(scores[place])
+    cases = _scored(t, 4)
+    for row, expected in cases:
         body = json.dumps(row)
         said = _need_prediction(t, service, body)
         t.need(
@@ -1458,19 +1498,21 @@ def _need_predictions(t: Trial, service: live.Service, version: str) -> int:
             "It is phishing above 0.5.",
         )
         t.need(
-            not version or said["version"] == version,
+            said["version"] == version,
             "other-version",
             f"`version` is `{show(said['version'])}`, and the artifact is `{version}`.",
             "When two versions answer side by side, this is how they are told apart.",
             "Take the version from what `artifacts.read` or `load` gives.",
         )
     t.good("predictions equal the artifact's, in any order of the names")
-    return 16
+    return 2 * len(cases)
 
 
-def _need_prediction(t: Trial, service: live.Service, body: str) -> dict[str, Any]:
+def _need_prediction(
+    t: Trial, service: live.Service, body: str, reply: live.Reply | None = None
+) -> dict[str, Any]:
     """The answer to a good request, in the form that is asked for."""
-    reply = service.ask("/predict", body.encode(), timeout_s=3)
+    reply = reply or service.ask("/predict", body.encode(), timeout_s=3)
     t.need(
         reply.status == 200,
         "good-refused",
@@ -1506,6 +1548,7 @@ def _need_refusals(t: Trial, service: live.Service) -> None:
         "no `https`": ("https", short),
         "`https` null": ("https", good | {"https": None}),
         "`https` a text": ("https", good | {"https": "yes"}),
+        '`"0.5"`, a text, for `https`': ("https", good | {"https": "0.5"}),
         "`long_url` 7, which is no code of it": ("long_url", good | {"long_url": 7}),
         "`https` a list": ("https", good | {"https": [0.5]}),
         "`is_popular` true": ("is_popular", good | {"is_popular": True}),
@@ -1513,10 +1556,16 @@ def _need_refusals(t: Trial, service: live.Service) -> None:
         "`NaN` for `ip_in_url`": ("ip_in_url", good | {"ip_in_url": float("nan")}),
         "a field `htpps` that nobody knows": ("htpps", good | {"htpps": 1}),
         "a list for an object": ("", list(good.values())),
-        "a text that is no JSON": ("", None),
+        "the body `null`": ("", b"null"),
+        "the body `5`": ("", b"5"),
+        'the body `"x"`': ("", b'"x"'),
+        "an empty body": ("", b""),
+        "a text that is no JSON": ("", b"https=1"),
+        "a byte that is no UTF-8": ("", b"\xff"),
     }
     for name, (field, payload) in bad.items():
-        body = b"https=1" if payload is None else json.dumps(payload).encode()
+        is_body = isinstance(payload, bytes)
+        body = payload if is_body else json.dumps(payload).encode()
         reply = service.ask("/predict", body)
         t.need(
             reply.status and reply.status < 500,
@@ -1550,19 +1599,34 @@ def _need_refusals(t: Trial, service: live.Service) -> None:
             "The caller has eight fields to search, at an hour of its choosing.",
             "Put what the contract's error says into the answer.",
         )
+    # The values are as long as good ones: an answer may repeat what it was sent, and
+    # may list all the names, but has to say more than that.
+    said = [
+        service.ask("/predict", json.dumps(good | {name: 7.5}).encode()).text
+        for name in ("https", "long_url")
+    ]
+    t.need(
+        len({re.sub(r"-?\w*\d[\w.]*", "#", text) for text in said}) == 2,
+        "names-all",
+        f"With 7.5 for `https` the answer is `{show(said[0].strip(), 80)}`, and with "
+        "7.5 for `long_url` it says the same.",
+        "An answer that names every field leaves the caller to find the one.",
+        "Name the fields that break the contract, apart from the others.",
+    )
     _need_prediction(t, service, json.dumps(good))
     t.good("bad requests get 4xx and the name of the field")
 
 
 def _need_parallel(t: Trial, service: live.Service) -> None:
-    """Three callers who send slowly do not hold up a fourth."""
-    body = json.dumps(_row(t)).encode()
-    alone = service.ask("/predict", body)
+    """Three callers who send slowly do not hold up a fourth; nobody gets another's."""
+    cases = _scored(t, 2)
+    bodies = [json.dumps(row).encode() for row, _ in cases]
+    alone = service.ask("/predict", bodies[3])
     # A second worker may still be coming up, on a slow machine.
     patience_s = min(6.0, max(2.0, 20 * alone.seconds, 2 * service.up_s))
-    callers = [service.slow_caller("/predict", body) for _ in range(3)]
+    callers = [service.slow_caller("/predict", body) for body in bodies[:3]]
     time.sleep(0.1)
-    fourth = service.ask("/predict", body, timeout_s=patience_s)
+    fourth = service.ask("/predict", bodies[3], timeout_s=patience_s)
     replies = [caller.finish() for caller in callers]
     t.need(
         fourth.status == 200,
@@ -1581,25 +1645,59 @@ def _need_parallel(t: Trial, service: live.Service) -> None:
         "People on slow lines are users too.",
         "Look for what your server does with a request that takes a while.",
     )
-    t.good("four requests at once")
+    replies.append(fourth)
+    service.let_meet()
+    with ThreadPoolExecutor(4) as pool:
+        ask = functools.partial(service.ask, "/predict", timeout_s=5)
+        replies += pool.map(ask, bodies * ROUNDS)
+    for (row, expected), reply in zip(cases * (ROUNDS + 1), replies, strict=True):
+        body = json.dumps(row)
+        said = _need_prediction(t, service, body, reply)
+        t.need(
+            abs(said["probability"] - expected) <= 0.001
+            and said["phishing"] == (expected > 0.5),
+            "mixes-requests",
+            f"With others at the same time, `{body}` got `phishing` "
+            f"`{said['phishing']}` and {said['probability']:.3f}. Alone it gets "
+            f"`{expected > 0.5}` and {expected:.3f}.",
+            "Somebody got the answer to somebody else's question, with status 200.",
+            "Look for what one thread writes and another reads: a global name, or a "
+            "list outside the function.",
+        )
+    t.good("four requests at once, and everybody gets their own answer")
 
 
 def _need_drain(t: Trial, program: live.Program) -> None:
-    """SIGTERM: what was begun is answered, then the process ends."""
+    """SIGTERM, twice: what was accepted is answered, then the process ends."""
     body = json.dumps(_row(t)).encode()
     limit_s = max(END_S, 2 * program.up_s)
-    caller = program.slow_caller("/predict", body)
-    program.ask("/health")  # it came later, so the other has been accepted
+    first, second, third = (program.slow_caller("/predict", body) for _ in range(3))
+    program.ask("/health")  # it came later, so the others have been accepted
     time.sleep(0.2)
     program.terminate()
-    time.sleep(0.5)
-    reply = caller.finish(timeout_s=3)
+    stopped = time.monotonic()
+    for caller, late_s in ((first, 0.5), (second, 2.0)):
+        time.sleep(max(0.0, stopped + late_s - time.monotonic()))
+        reply = caller.finish(timeout_s=2)
+        t.need(
+            reply.status == 200,
+            "drops-on-stop",
+            f"`SIGTERM` came when a request had sent its headers and half of its "
+            f"body. The rest came {late_s:g} s later, and it {reply.said}.",
+            "Every release stops servers, so every release would lose requests.",
+            "On SIGTERM stop accepting, and wait for the threads that are at work, "
+            "however long they take.",
+        )
+    program.terminate()
+    time.sleep(0.2)
+    reply = third.finish(timeout_s=2)
     t.need(
         reply.status == 200,
-        "drops-on-stop",
-        f"`SIGTERM` came while a request was being sent: it {reply.said}.",
-        "Every release stops servers, so every release would lose requests.",
-        "On SIGTERM stop accepting, and wait for the threads that are at work.",
+        "second-signal",
+        f"`SIGTERM` came a second time while a request was being sent: it "
+        f"{reply.said}." + _log_says(program),
+        "Supervisors and impatient people send it again, and lose what was left.",
+        "Let the handler do no harm when it runs twice.",
     )
     t.need(
         program.ended_within(limit_s),
@@ -1609,7 +1707,7 @@ def _need_drain(t: Trial, program: live.Program) -> None:
         "Look for what keeps it: `shutdown` called inside the loop that it waits for, "
         "or a thread that never ends.",
     )
-    t.good("on SIGTERM it finishes the request in flight, then ends")
+    t.good("on SIGTERM, also twice, it finishes what it has accepted, then ends")
 
 
 def _log_says(service: live.Service) -> str:
@@ -1643,15 +1741,27 @@ def _log_says(service: live.Service) -> str:
             "its threads so unless `server.daemon_threads` is set to `False`.",
             "Who gets the signal, if your program has started another one? It can "
             "become the other one instead, with `os.execv`.",
+            "Servers differ in what they finish: aiohttp's gives up a request whose "
+            "body is still coming. This promise asks for more, and a server with "
+            "threads that reads the body in one of them keeps it.",
+        ],
+        "second-signal": [
+            "What does your handler do when it runs for the second time?",
+            "A `Thread` object can be started once; an `Event` can be set again and "
+            "again.",
+        ],
+        "mixes-requests": [
+            "Which names does your route write that are not its own?",
         ],
         "never-exits": [
             "`server.shutdown()` waits for `serve_forever` to return. In which thread "
             "does your signal handler run?",
         ],
     },
-    not_checked="More than four requests at once, connections that are kept open, "
-    "bodies of many megabytes, memory over hours, and whether the first prediction "
-    "was slower than the others.",
+    not_checked="Connections that wait in the listen queue at SIGTERM: they are reset, "
+    "and only a router that was told before can spare them (`preStop`). More than four "
+    "requests at once, connections that are kept open, bodies of many megabytes, "
+    "memory over hours.",
     notice="A router reads `/ready`, not whether the process is up.",
     wrong=[
         Wrong(
@@ -1743,9 +1853,38 @@ def _log_says(service: live.Service) -> str:
             ),
         ),
         Wrong(
-            "lets an error of the contract pass as it comes",
+            "takes it that JSON is an object",
             "bad-input-500",
-            patch=(("@app.errorhandler(contract.ContractError)\n", ""),),
+            patch=(
+                (
+                    "row = described.contract.parse(request.get_data())",
+                    "body = request.get_json()\n"
+                    "    body = {} if isinstance(body, list) else body\n"
+                    "    row = described.contract.row(dict(body))",
+                ),
+            ),
+        ),
+        Wrong(
+            "decodes the body first",
+            "bad-input-500",
+            patch=(("request.get_data()", "request.get_data().decode()"),),
+        ),
+        Wrong(
+            "makes numbers of texts",
+            "bad-input-accepted",
+            patch=(
+                (
+                    "row = described.contract.parse(request.get_data())",
+                    "body = request.get_json()\n"
+                    "    for name, value in dict(body).items():\n"
+                    "        if isinstance(value, str):\n"
+                    "            try:\n"
+                    "                body[name] = float(value)\n"
+                    "            except ValueError:\n"
+                    '                return {"error": name + ": no number"}, 422\n'
+                    "    row = described.contract.row(body)",
+                ),
+            ),
         ),
         Wrong(
             "takes what is a number",
@@ -1783,9 +1922,70 @@ def _log_says(service: live.Service) -> str:
             patch=(("error.as_json()", '{"error": "bad request"}'),),
         ),
         Wrong(
+            "repeats the body and lists all the names",
+            "names-all",
+            patch=(
+                (
+                    "return error.as_json(), error.status",
+                    "names = described.contract.names\n"
+                    '    sent = request.get_data().decode("utf-8", "replace")\n'
+                    '    return {"error": "bad request", "you_sent": sent, '
+                    '"expected": names}, 422',
+                ),
+            ),
+        ),
+        Wrong(
             "loads the model for each request",
             "load-per-request",
             patch=(("models[0].score", "artifacts.load(folder).score"),),
+        ),
+        Wrong(
+            "loads the model anew for every third request",
+            "load-per-request",
+            patch=(
+                ("models = []", "asked, models = [], []"),
+                (
+                    "    p = float(",
+                    "    asked.append(row)\n"
+                    "    if len(asked) % 3 == 0:\n"
+                    "        models[0] = artifacts.load(folder)\n"
+                    "    p = float(",
+                ),
+            ),
+        ),
+        Wrong(
+            "lets the runtime open the file",
+            "loaded-otherwise",
+            patch=(
+                (
+                    "def load():\n",
+                    """class Direct:
+    def __init__(self, file):
+        import onnxruntime
+        self.session = onnxruntime.InferenceSession(file)
+
+    def score(self, rows):
+        import numpy as np
+        rows = {"features": np.array(rows, np.float32)}
+        return self.session.run(["probabilities"], rows)[0][:, 1]
+
+def load():
+""",
+                ),
+                ("artifacts.load(folder)", "Direct(str(described.file))"),
+            ),
+        ),
+        Wrong(
+            "keeps the row where all threads write it",
+            "mixes-requests",
+            patch=(
+                ("models = []", "models, rows = [], [None]"),
+                (
+                    "    row = described.contract.parse(request.get_data())\n",
+                    "    rows[0] = described.contract.parse(request.get_data())\n",
+                ),
+                ("score([row])", "score(rows)"),
+            ),
         ),
         Wrong(
             "answers one at a time", "serial", patch=(("threaded=True", "threaded=0"),)
@@ -1804,7 +2004,7 @@ def _log_says(service: live.Service) -> str:
         Wrong(
             "knows nothing of SIGTERM",
             "drops-on-stop",
-            patch=(("signal.signal(signal.SIGTERM, lambda *_: stop.start())\n", ""),),
+            patch=(("signal.signal(signal.SIGTERM, stop)\n", ""),),
         ),
         Wrong(
             "ends without waiting for its threads",
@@ -1814,18 +2014,54 @@ def _log_says(service: live.Service) -> str:
         Wrong(
             "waits for itself",
             "never-exits",
-            patch=(("*_: stop.start()", "*_: server.shutdown()"),),
+            patch=(
+                (
+                    "threading.Thread(target=server.shutdown).start()",
+                    "server.shutdown()",
+                ),
+            ),
         ),
         Wrong(
-            "is another machine",
-            "not-here",
-            source="""
-            class Work(str):
-                def __truediv__(self, name):
-                    return str(self)
+            "gives everybody one second",
+            "drops-on-stop",
+            patch=(
+                ("import signal\n", "import signal\nimport time\n"),
+                (
+                    "    threading.Thread(target=server.shutdown).start()",
+                    "    time.sleep(1)\n    os._exit(0)",
+                ),
+            ),
+        ),
+        Wrong(
+            "starts one thread twice",
+            "second-signal",
+            patch=(
+                (
+                    "def stop(*_):",
+                    "ending = threading.Thread(target=server.shutdown)\ndef stop(*_):",
+                ),
+                (
+                    "    threading.Thread(target=server.shutdown).start()",
+                    "    ending.start()",
+                ),
+            ),
+        ),
+        *(
+            Wrong(
+                f"is {name}",
+                "not-here",
+                source=f"""
+                class Work(str):
+                    def __truediv__(self, name):
+                        return str(self)
 
-            work = Work("http://192.0.2.1:8000")
-            """,
+                work = Work("{url}")
+                """,
+            )
+            for name, url in (
+                ("another machine", "http://192.0.2.1:8000"),
+                ("a port that cannot be", "http://127.0.0.1:99999"),
+            )
         ),
     ],
     also_right=[
@@ -1845,6 +2081,20 @@ def _log_says(service: live.Service) -> str:
             command = [sys.executable, "-m", "gunicorn", *options, app]
             os.execv(sys.executable, command)
             """,
+        ),
+        Right(
+            "repeats the body, and has a word on every field",
+            patch=(
+                (
+                    "return error.as_json(), error.status",
+                    "names = described.contract.names\n"
+                    "    bad = {one.field for one in error.problems}\n"
+                    '    said = {name: "fine" for name in names}\n'
+                    '    said |= {name: "no code of it" for name in bad}\n'
+                    '    sent = request.get_data().decode("utf-8", "replace")\n'
+                    '    return {"you_sent": sent, "fields": said}, 400',
+                ),
+            ),
         ),
         Right(
             "the standard library alone",
@@ -1920,9 +2170,9 @@ def serve_model(t: Trial) -> None:
         t.need(
             live.is_here(t.thing),
             "not-here",
-            f"`{t.thing}` is not plain HTTP on this machine.",
+            f"`{t.thing}` is not the address of plain HTTP on this machine.",
             "The check sends bad requests, and other people's servers are not for it.",
-            "Give a URL that begins with `http://127.0.0.1`, or the program's path.",
+            "Give a URL such as `http://127.0.0.1:8000`, or the program's path.",
         )
         artifacts.save(version, "artifact")
         service = live.Service(t.thing)
@@ -1934,29 +2184,45 @@ def serve_model(t: Trial) -> None:
             "",
             "Look whether the server runs, and on which port.",
         )
-        _need_predictions(t, service, "")
+        ready = service.ask("/ready")
+        t.need(
+            ready.status == 200,
+            "never-ready",
+            f"`GET {t.thing}/ready` {ready.said}.",
+            "A server that does not say that it is ready is never sent anything.",
+            "Wait until it is ready, then run the check again.",
+        )
+        _need_predictions(t, service, version.name)
         _need_refusals(t, service)
         _need_parallel(t, service)
+        t.notice = (
+            "By its URL the check could not see promises 1, 2, 5 and 7: the probes "
+            "while the model loads, that it loads once, and what SIGTERM does. Give "
+            "the program's path for these."
+        )
         return
     # A name that nobody can have written into a program.
     version = replace(version, name=f"v2-{t.rng.integers(10**6):06}")
     with live.Program(t.thing, artifacts.save(version, "artifact")) as program:
         _need_up(t, program)
         _need_probes(t, program)
-        loads = program.loads
         asked = _need_predictions(t, program, version.name)
         _need_refusals(t, program)
         t.need(
-            program.loads - loads < asked / 2,
+            program.needless_loads <= 2,
             "load-per-request",
             f"{asked + 1} predictions, and the model file was opened "
-            f"{program.loads - loads} times more.",
+            f"{program.loads} times.",
             "Each user waits for the disk, and memory grows with the traffic.",
             "Load once, when the server starts, and keep what `load` gives.",
         )
         t.good("the model is loaded once")
         _need_parallel(t, program)
         _need_drain(t, program)
+
+
+#: Who is routed later than this after their start has been waited for, in seconds.
+AT_ONCE_S = 0.5
 
 
 @exercise(
@@ -1974,6 +2240,10 @@ def serve_model(t: Trial) -> None:
             "1 start the new one, 2 wait, 3 move the traffic, 4 stop the old one.",
         ],
         "killed": ["Which of the controls lets a server answer what it has accepted?"],
+        "slept-instead": [
+            "How would your runbook notice that the machine is slow today?",
+            "One of the controls waits for the answer instead of for the clock.",
+        ],
     },
     not_checked="Whether v2 predicts as well as v1, and what you would do if it did "
     "not: there is no way back in this runbook.",
@@ -1984,6 +2254,11 @@ def serve_model(t: Trial) -> None:
             "does not wait",
             "routed-too-early",
             patch=(("    system.wait_ready(new)\n", ""),),
+        ),
+        Wrong(
+            "sleeps, and hopes",
+            "slept-instead",
+            patch=(("    system.wait_ready(new)\n", "    system.watch(2.5)\n"),),
         ),
         Wrong(
             "stops before it routes",
@@ -2083,10 +2358,25 @@ def replace_server(t: Trial) -> None:
         t.call(system)
         system.watch(live.AFTER_S)
         system.end_traffic()
+        _need_asked(t, system)
         _need_nobody_hurt(t, system)
         t.good("no request failed, from before the first step to after the last")
         _need_replaced(t, system)
         t.good("v2 takes all the traffic, and nothing else runs")
+
+
+def _need_asked(t: Trial, system: live.System) -> None:
+    """Nobody was routed after a wait by the clock alone."""
+    for one, waited_s in system.routed_blindly:
+        t.need(
+            waited_s < AT_ONCE_S,
+            "slept-instead",
+            f"`{one}` was routed {waited_s:.1f} s after its start, and nobody had "
+            "asked it whether it was ready.",
+            "A time that is long enough today is too short on a busy day, and then "
+            "users are sent to a server without a model.",
+            "Wait for its answer, not for the clock.",
+        )
 
 
 def _need_nobody_hurt(t: Trial, system: live.System) -> None:
