@@ -385,7 +385,7 @@ frontend users
     http-request set-var(txn.split) str(now),map(split.map)
     http-request set-var(txn.share) var(txn.split),field(1,:)
     http-request set-var(txn.queue) var(txn.split),field(3,:)
-    http-request set-var(txn.user) req.fhdr({USER_HEADER})
+    http-request set-var(txn.user) req.fhdr({USER_HEADER},1)
     acl sticky var(txn.split),field(2,:) -m str 1
     acl named var(txn.user) -m len gt 0
     http-request set-var(txn.place) rand({SCALE})

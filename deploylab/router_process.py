@@ -101,15 +101,17 @@ class Router:
     ) -> web.Response:
         """Ask the role's instances in turn until one can be reached."""
         instances, first = self.groups[role], next(self.turn)
+        asked = end_to_end(request.headers)
+        path = request.rel_url.raw_path_qs
+        path = path if path.startswith("/") else "/" + path
         for i in range(len(instances)):
             base = instances[(first + i) % len(instances)]
-            path = request.rel_url.raw_path_qs
-            url = URL(base + ("" if path.startswith("/") else "/") + path, encoded=True)
+            url = URL(base + path, encoded=True)
             try:
                 async with self.session.request(
                     request.method,
                     url,
-                    headers=end_to_end(request.headers),
+                    headers=asked,
                     data=body or None,
                     allow_redirects=False,
                 ) as answer:
@@ -124,12 +126,8 @@ class Router:
             headers[ROLE_HEADER] = role
             if request.method == "HEAD" and "Content-Length" in answer.headers:
                 headers["Content-Length"] = answer.headers["Content-Length"]
-            return web.Response(
-                status=answer.status,
-                reason=answer.reason,
-                headers=headers,
-                body=content,
-            )
+            whole = {"status": answer.status, "reason": answer.reason, "body": content}
+            return web.Response(headers=headers, **whole)
         return failure(503, role, f"no instance of the {role} group can be reached")
 
     def obey(self, line: bytes) -> dict:

@@ -244,6 +244,17 @@ def test_the_share_is_met_to_the_last_millionth(front):
 
 
 @slow
+def test_of_two_users_in_one_request_the_first_counts(front):
+    first, second = sorted(("17", "18"), key=lambda user: router.bucket(user, ""))
+    share = router.bucket(second, "") / router.SCALE
+    front.set_split(TrafficSplit(share, sticky=True))
+    for users, role in [((first, second), CANDIDATE), ((second, first), STABLE)]:
+        named = request(user="\r\nX-User: ".join(users))
+        ((_, headers),) = heads(exchange(front.url, named))
+        assert headers["x-role"] == role
+
+
+@slow
 def test_without_a_user_a_sticky_split_draws(front):
     """False alarm: 2 * 2**-100."""
     front.set_split(TrafficSplit(0.5, sticky=True, salt="s"))
