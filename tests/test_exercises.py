@@ -252,28 +252,61 @@ def is_gone(pid: int) -> bool:
     return False
 
 
+def sleeps_in_another_session() -> int:
+    """A process that has left the session and the environment of who started it."""
+    command = ["sleep", "600"]
+    return subprocess.Popen(command, start_new_session=True, env={}).pid
+
+
+def forks() -> int:
+    """A process without a program of its own, which keeps all open files."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(600)
+        os._exit(0)
+    return pid
+
+
 @pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
+@pytest.mark.parametrize("start", [sleeps_in_another_session, forks])
 @pytest.mark.parametrize("then", ["returns", "dies", "loops"])
-def test_what_an_answer_started_is_ended(tmp_path, then):
+def test_what_an_answer_started_is_ended(tmp_path, then, start):
     note = tmp_path / "pid"
 
     def starts(numbers):
         server = socket.socket()
         server.bind(("127.0.0.1", 0))
         server.listen()
-        left = subprocess.Popen(["sleep", "600"], start_new_session=True)
-        note.write_text(f"{left.pid} {server.getsockname()[1]}")
+        note.write_text(f"{start()} {server.getsockname()[1]}")
         if then == "dies":
             os._exit(0)
         while then == "loops":
             pass
         return 3.0
 
-    replace(add, limit_s=1.0).try_out(starts)
+    result = replace(add, limit_s=2.0).try_out(starts)
+    finding = {"returns": "", "dies": "process-ended", "loops": "too-slow"}[then]
+    assert (result.finding.id if result.finding else "") == finding
     pid, port = map(int, note.read_text().split())
     assert is_gone(pid)
     with socket.socket() as client:
         assert client.connect_ex(("127.0.0.1", port)) != 0
+
+
+def test_bytes_that_others_write_into_our_pipe_are_passed_over():
+    reading, writing = os.pipe()
+    os.write(writing, b'not json\n{}\n[1]\n\xff\n{"result": {"a": 1}}\n')
+    try:
+        assert sandbox._listen(reading, 1) == {"a": 1}
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
+def test_nobody_is_asked_during_a_check():
+    result = add.try_out(lambda numbers: input("Your sum? "))
+    assert "nobody to ask" in ended(result, Status.STOPPED, "crash").finding.what
 
 
 def test_an_interrupt_is_the_users_and_leaves_nothing():

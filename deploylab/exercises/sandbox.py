@@ -1,13 +1,14 @@
 """Run a piece of work that may loop, crash, print, fill the memory or leave things.
 
-``apart`` runs it in a forked process with a folder and a session of its own, and
-ends that process and all it started. Where forking is not safe (macOS: the system's
-libraries do not allow it), ``here`` runs it in this process under an alarm, which
-cannot interrupt a loop inside a C function.
+``apart`` runs it in a forked process with a folder and a session of its own, under a
+supervisor that adopts what the work leaves behind, and ends all of them. Where forking
+is not safe (macOS: the system's libraries do not allow it), ``here`` runs it in this
+process under an alarm, which cannot interrupt a loop inside a C function.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import ctypes
 import io
@@ -30,7 +31,7 @@ import psutil
 #: Whether work can run in a process of its own.
 CAN_FORK = sys.platform == "linux"
 
-#: Environment variable by which what the work started is found if its process died.
+#: Environment variable that marks what the work started, for those who look for it.
 MARK = "DEPLOYLAB_CHECK"
 
 #: Memory that the work may use beyond what the process already holds.
@@ -78,22 +79,18 @@ def apart(
         pid = os.fork()
     if pid == 0:
         os.close(reading)
-        _child(work, writing, folder, memory_bytes)
+        _supervise(work, writing, folder, memory_bytes)
     os.close(writing)
-    died = False
     try:
         return _listen(reading, limit_s)
-    except Ended as ended:
-        died = ended.reason != "time"
-        raise
     finally:
         os.close(reading)
-        _end(pid, folder, died)
+        _end(pid)
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listen(reading: int, limit_s: float) -> dict[str, Any]:
-    """Take the child's messages until the result, the end of it, or of the time."""
+    """Take messages until the result, the end of the work, or of the time."""
     deadline = time.monotonic() + limit_s
     doing, pending = "", b""
     while (left_s := deadline - time.monotonic()) > 0:
@@ -104,15 +101,29 @@ def _listen(reading: int, limit_s: float) -> dict[str, Any]:
             raise Ended("its process ended", doing)
         *lines, pending = (pending + received).split(b"\n")
         for line in lines:
-            message = json.loads(line)
-            if "result" in message:
-                return message["result"]
-            doing = message["doing"]
+            try:
+                [(kind, content)] = json.loads(line).items()
+            except (ValueError, AttributeError):
+                continue  # somebody else wrote into our pipe
+            if kind == "result":
+                return content
+            if kind == "ended":
+                raise Ended("its process ended", doing)
+            doing = content
     raise Ended("time", doing)
 
 
-def _child(work: Work, writing: int, folder: str, memory_bytes: int | None) -> None:
-    """The forked process: run the work, send the result, end without clean-up."""
+def _send(writing: int, message: dict[str, Any]) -> None:
+    payload = json.dumps(message).encode() + b"\n"
+    while payload:
+        payload = payload[os.write(writing, payload) :]
+
+
+def _supervise(work: Work, writing: int, folder: str, memory_bytes: int | None) -> None:
+    """The forked process: forks the worker, and adopts whatever that leaves behind.
+
+    It stays until it is ended, so that all that was started is found below it.
+    """
     try:
         os.setsid()
         libc = ctypes.CDLL(None)
@@ -121,51 +132,53 @@ def _child(work: Work, writing: int, folder: str, memory_bytes: int | None) -> N
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        os.chdir(folder)
-        os.environ[MARK] = folder
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for fd in (0, 1, 2):
-            os.dup2(nothing, fd)
-        if memory_bytes is not None:
-            size = psutil.Process().memory_info().vms + memory_bytes
-            resource.setrlimit(resource.RLIMIT_AS, (size, size))
-
-        def send(message: dict[str, Any]) -> None:
-            payload = json.dumps(message).encode() + b"\n"
-            while payload:
-                payload = payload[os.write(writing, payload) :]
-
-        with _no_output():
-            result = work(lambda text: send({"doing": text}))
-        send({"result": result})
-        # Stay until we are ended: what the work left running is found as our
-        # children, and would be nobody's if we ended first.
+        worker = os.fork()
+        if worker == 0:
+            libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            _work(work, writing, folder, memory_bytes)
+        with contextlib.suppress(ChildProcessError):
+            while True:  # whatever was left behind is ours now, and is reaped here
+                if os.wait()[0] == worker:
+                    _send(writing, {"ended": True})
         while True:
             signal.pause()
     finally:
         os._exit(0)
 
 
-def _end(pid: int, folder: str, died: bool) -> None:
-    """End the child and all that it started, by their ids."""
-    if died:  # what it started is nobody's child now, and is known by its mark
-        family = [p for p in psutil.process_iter() if _mark(p) == folder]
-    else:
-        child = psutil.Process(pid)
-        child.suspend()  # it starts no more while we look
-        family = child.children(recursive=True)
-        child.kill()
-    for process in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    os.waitpid(pid, 0)
-
-
-def _mark(process: psutil.Process) -> str:
+def _work(work: Work, writing: int, folder: str, memory_bytes: int | None) -> None:
+    """The worker: run the work and send the result; end without clean-up."""
     try:
-        return process.environ().get(MARK, "")
-    except psutil.Error:
-        return ""
+        os.chdir(folder)
+        os.environ[MARK] = folder
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(nothing, fd)
+        builtins.input = _no_input
+        if memory_bytes is not None:
+            size = psutil.Process().memory_info().vms + memory_bytes
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        with _no_output():
+            result = work(lambda text: _send(writing, {"doing": text}))
+        _send(writing, {"result": result})
+    finally:
+        os._exit(0)
+
+
+def _no_input(*args: object) -> str:
+    raise EOFError("a check has nobody to ask: take the value as an argument")
+
+
+def _end(pid: int) -> None:
+    """End the supervisor's descendants, by their ids, until there are none; then it."""
+    supervisor = psutil.Process(pid)
+    while family := supervisor.children(recursive=True):
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(0.001)  # until the supervisor has reaped them
+    supervisor.kill()
+    os.waitpid(pid, 0)
 
 
 def here(work: Work, limit_s: float) -> dict[str, Any]:
