@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
@@ -69,10 +70,20 @@ def test_last_words_are_short():
         ("http://127.0.0.1.example.com", False),
         ("http://", False),
         ("server.py", False),
+        ("http://127.0.0.1:99999", False),
+        ("http://127.0.0.1:0", False),
+        ("http://127.0.0.1:abc", False),
+        ("http://[::1", False),
     ],
 )
 def test_a_check_asks_this_machine_only(url, here):
     assert live.is_here(url) is here
+
+
+@pytest.mark.parametrize("port", ["99999", "abc"])
+def test_a_port_that_cannot_be_is_a_finding(port):
+    result = CHECKS["serve_model"].try_out(f"http://127.0.0.1:{port}")
+    assert result.finding.id == "not-here", result
 
 
 def test_asking_nobody_is_an_answer():
@@ -131,11 +142,47 @@ def test_a_program_waits_for_its_model_and_its_loads_are_counted(program):
     assert program.ask("/ready").status == 503
     program.let_load()
     until(lambda: program.ask("/ready").status == 200)
-    assert program.loads == 1
+    assert (program.loads, program.needless_loads) == (1, 0)
     assert program.ask("/again", timeout_s=30).status == 200
-    assert program.loads == 2
+    assert (program.loads, program.needless_loads) == (2, 1)
     assert program.ports() == [program.port]
     assert not program.died()
+
+
+SHARED = """
+shared = []
+
+
+class Meeting(Handler):
+    def do_GET(self):
+        shared.append(self.path)
+        said = shared[-1]
+        shared.clear()
+        self.send_response(200 if said == self.path else 500)
+        self.end_headers()
+
+
+Handler = Meeting
+threading."""
+
+
+@pytest.mark.slow
+def test_threads_that_share_a_name_meet_in_it(folder):
+    """A pause before each line: of 40 requests, four at a time, some go wrong.
+
+    Each pauses for 1 ms between writing the name and reading it, and so do three
+    others beside it; without the pauses nearly none meet.
+    """
+    (folder / "server.py").write_text(PROGRAM.replace("threading.", SHARED, 1))
+    model = phishing.train("v1")
+    artifact = artifacts.save(phishing.version("v1"), folder / "v1", model=model)
+    with live.Program(folder / "server.py", artifact) as program:
+        until(lambda: program.ask("/0").status)
+        program.let_meet()
+        with ThreadPoolExecutor(4) as pool:
+            paths = [f"/{number}" for number in range(40)]
+            replies = list(pool.map(lambda p: program.ask(p, timeout_s=30), paths))
+    assert {reply.status for reply in replies} != {200}
 
 
 @pytest.mark.slow
@@ -169,7 +216,8 @@ def test_a_program_that_does_nothing_hangs(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("version", "finding"), [("v2", None), ("v1", "differs"), ("v2-flaky", None)]
+    ("version", "finding"),
+    [("v2", None), ("v1", "differs"), ("v2-flaky", "other-version")],
 )
 def test_a_server_that_runs_already_is_checked_by_its_url(tmp_path, version, finding):
     saved = artifacts.save(phishing.version(version), tmp_path / version)
@@ -177,6 +225,7 @@ def test_a_server_that_runs_already_is_checked_by_its_url(tmp_path, version, fin
         result = CHECKS["serve_model"].try_out(server.url)
         assert server.ready()  # it was neither stopped nor hurt
     assert (result.finding.id if result.finding else None) == finding, result
+    assert finding or "could not see promises 1, 2, 5 and 7" in result.notice
 
 
 @pytest.mark.slow
@@ -186,6 +235,14 @@ def test_nobody_at_the_url_is_said():
         result = CHECKS["serve_model"].try_out(f"http://127.0.0.1:{port}")
     assert result.finding.id == "no-answer"
     assert "refused" in result.finding.what
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_ready_is_not_asked_for_predictions(program):
+    until(lambda: program.ask("/ready").status == 503)
+    host, port = program.address
+    result = CHECKS["serve_model"].try_out(f"http://{host}:{port}")
+    assert result.finding.id == "never-ready", result
 
 
 def endless(system):
@@ -291,6 +348,7 @@ def test_a_system_keeps_a_log_and_a_record_and_ends_with_its_block():
             system.route(["v2"])
         system.wait_ready(new)
         system.route([new])
+        assert system.routed_blindly == []
         system.stop(system.v1)
         table = system.watch(0.3)
         system.end_traffic()
@@ -305,6 +363,20 @@ def test_a_system_keeps_a_log_and_a_record_and_ends_with_its_block():
     assert list(table.columns) == [200]
     assert len(family) >= 2
     assert not any(map(_lives, family))
+
+
+@pytest.mark.slow
+def test_who_is_routed_unasked_is_on_the_record():
+    with live.System() as system:
+        new = system.start("v2")
+        assert not new.ready()
+        system.route([system.v1, new])
+        until(lambda: new.ready_s is not None)  # known to the system, asked by nobody
+        assert not new.found_ready
+        system.route([new])
+        until(new.ready)
+        system.route([new])
+        assert [one for one, _ in system.routed_blindly] == [new, new]
 
 
 @pytest.mark.slow
