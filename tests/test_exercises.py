@@ -28,6 +28,7 @@ from deploylab.exercises import Check, exercises, progress, sandbox
 from deploylab.exercises.engine import (
     GIVES,
     Trial,
+    check_source,
     exercise,
     is_empty,
     same,
@@ -432,6 +433,15 @@ def test_a_value_without_a_repr_is_shown():
     assert "whose repr raises RuntimeError" in show(Silent())
 
 
+def test_a_check_is_known_by_all_that_it_calls():
+    known = {each.name: each for group in exercises().values() for each in group}
+    source = check_source(known["serve_model"].check)
+    assert "def serve_model(" in source
+    assert "def _need_parallel(" in source  # a helper in the same file
+    assert "hints" not in source
+    assert len({each.digest for each in known.values()}) == len(known)
+
+
 def test_digests_see_code_and_not_comments():
     assert source_digest("a = 1  # one\n\n") == source_digest("a=1")
     assert source_digest("a = 1") != source_digest("a = 2")
@@ -557,6 +567,7 @@ tell = words("tell", "Why?", "Because.", ["One?"], hints={"*": ["-"]})
         (pick, 2, Status.NOT_YET, "not-text"),
         (pick, "", Status.NOT_STARTED, "not-started"),
         (several, "c, a", Status.DONE, ""),
+        (several, ["a", "c"], Status.DONE, ""),
         (several, "a", Status.NOT_YET, "missed-c"),
         (several, "abc", Status.NOT_YET, "chose-b"),
         (several, "aca", Status.NOT_YET, "twice"),

@@ -14,7 +14,6 @@ import ast
 import contextlib
 import copy
 import functools
-import inspect
 import itertools
 import linecache
 import os
@@ -37,6 +36,7 @@ from deploylab.exercises.engine import (
     Exercise,
     Right,
     Wrong,
+    check_parts,
     source_digest,
 )
 from deploylab.exercises.result import Result, Status
@@ -355,6 +355,10 @@ class Gates:
             if not result.passed:
                 self.problem("G3", f"the solution, seed {seed}:\n{result!r}")
                 return
+        # As a notebook has it: in a process of its own.
+        apart = self.exercise.try_out(self.answers.make(self.page.answer))
+        if not apart.passed:
+            self.problem("G3", f"the solution, in a process of its own:\n{apart!r}")
         self.proof.messages.append(("the page's solution", result))
 
     def wrong(self, seeds: range) -> None:
@@ -472,20 +476,9 @@ def finding_ids(exercise: Exercise) -> set[str]:
     """
     if exercise.kind in ("choice", "order", "prediction", "words"):
         return set()  # made by kinds.py together with their wrong answers
-    module = sys.modules[exercise.check.__module__]
-    todo, done, ids = [exercise.check], set(), set()
-    while todo:
-        function = todo.pop()
-        if function in done:
-            continue
-        done.add(function)
-        tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
-        tree.body[0].decorator_list = []
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                other = getattr(module, node.id, None)
-                if inspect.isfunction(other) and other.__module__ == module.__name__:
-                    todo.append(other)
+    ids = set()
+    for part in check_parts(exercise.check):
+        for node in ast.walk(part):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
                 place = {"need": 1, "stop": 0}.get(node.func.attr)
                 on_trial = getattr(node.func.value, "id", "") == "t"
@@ -495,7 +488,7 @@ def finding_ids(exercise: Exercise) -> set[str]:
                 if not isinstance(id, ast.Constant):
                     raise ValueError(
                         f"{exercise.name}: a finding's id must be written out "
-                        f"(line {node.lineno} of {function.__name__})"
+                        f"(line {node.lineno} of its chapter)"
                     )
                 ids.add(id.value)
     return ids

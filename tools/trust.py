@@ -134,8 +134,10 @@ def summary(known: dict[str, Exercise], facts: dict[str, dict]) -> str:
     rows = [
         ("exercises", len(facts)),
         ("types of exercise", len({known[name].kind for name in facts})),
-        ("listed mistakes caught, each with its own finding",
-         sum(len(each["wrong"]) for each in facts.values())),
+        ("listed mistakes caught, with the finding listed for each",
+         sum(len(facts[name]["wrong"]) for name in facts if not known[name].live)),
+        ("the same in exercises that start processes, run by the tests",
+         sum(len(facts[name]["wrong"]) for name in facts if known[name].live)),
         ("other right answers accepted", sum(e["right"] for e in facts.values())),
         ("mutants caught", f"{mutated - equivalent} of {mutated}"),
         ("mutants listed as equivalent, with a reason", equivalent),

@@ -8,13 +8,16 @@ at a time. A check never raises at its caller, whatever it is given.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
+import functools
 import hashlib
 import inspect
 import io
 import linecache
 import numbers
+import sys
 import tokenize
 import types
 import zlib
@@ -108,8 +111,12 @@ class Exercise:
 
     @property
     def digest(self) -> str:
-        """Digest of the check: a changed check asks for the answer again."""
-        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+        """Digest of the check and all it calls in its file, hints and answers aside.
+
+        A check that has changed asks for the answer again.
+        """
+        source = self.source or check_source(self.check)
+        return hashlib.sha256(source.encode()).hexdigest()[:16]
 
     def try_out(
         self, thing: Any, seed: int = 0, apart: bool = sandbox.CAN_FORK
@@ -264,10 +271,16 @@ class Trial:
             )
         return self._value(call, value, gives, printed.text)
 
-    def _bind(self, call: str, args: tuple, kwargs: dict[str, Any]) -> None:
+    @functools.cached_property
+    def _signature(self) -> inspect.Signature | None:
         try:
-            signature = inspect.signature(self.thing)
+            return inspect.signature(self.thing)
         except (ValueError, TypeError):
+            return None
+
+    def _bind(self, call: str, args: tuple, kwargs: dict[str, Any]) -> None:
+        signature = self._signature
+        if signature is None:
             return
         try:
             signature.bind(*args, **kwargs)
@@ -381,7 +394,7 @@ def exercise(
             hints=hints,
             not_checked=not_checked,
             chapter=check.__module__.rpartition(".")[2],
-            source=inspect.getsource(check),
+            source="",
             notice=notice,
             wrong=wrong or [],
             also_right=also_right or [],
@@ -393,6 +406,40 @@ def exercise(
         )
 
     return make
+
+
+@functools.cache
+def definitions(module: str) -> dict[str, ast.stmt]:
+    """What a module defines at its top level, by name."""
+    found: dict[str, ast.stmt] = {}
+    for node in ast.parse(inspect.getsource(sys.modules[module])).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            if isinstance(node, ast.FunctionDef):
+                node.decorator_list = []
+            found[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {t.id: node for t in targets if isinstance(t, ast.Name)}
+    return found
+
+
+def check_parts(check: Callable) -> list[ast.stmt]:
+    """A check, and the functions and constants of its module that it uses."""
+    known = definitions(check.__module__)
+    todo, used = [check.__name__], {}
+    while todo:
+        name = todo.pop()
+        if name in known and name not in used:
+            used[name] = known[name]
+            nodes = ast.walk(known[name])
+            todo += [node.id for node in nodes if isinstance(node, ast.Name)]
+    return [used[name] for name in sorted(used)]
+
+
+def check_source(check: Callable) -> str:
+    """The source of a check and of what it uses, without comments."""
+    parts = check_parts(check)
+    return "\n".join(map(ast.unparse, parts)) if parts else inspect.getsource(check)
 
 
 # What a function may be asked to give back: in words, and how it is taken.
@@ -526,6 +573,9 @@ def _file(exercise: Exercise, thing: Any) -> Any:
 
 
 def _text(exercise: Exercise, thing: Any) -> str:
+    letters = exercise.kind in ("choice", "order") and isinstance(thing, list | tuple)
+    if letters and all(isinstance(letter, str) for letter in thing):
+        thing = " ".join(thing)
     if thing is ... or thing is None or thing == "":
         raise not_started(
             f"`check.{exercise.name}` got no answer yet.",

@@ -362,7 +362,8 @@ def letters(t: Trial, known: dict) -> list[str]:
     t.need(
         chosen and not unknown,
         "unknown",
-        f"`{show(t.thing)}` has no meaning here: the letters are {_listed(known)}.",
+        f"`{show(t.thing)}` has no meaning here. The letters are "
+        f"{_listed(sorted(known))}.",
         "",
         f"Answer with letters from the list, such as `{show(next(iter(known)))}`.",
     )
