@@ -21,7 +21,6 @@ from pages import Cell, Finding, Page, pages_in_toc, pages_on_disk
 GENERATED = {"book/reference/trust"}
 
 MAX_LINES = 25
-MAX_PROGRAM_LINES = 60
 MAX_WIDTH = 79
 MAX_CLAIM_LINES = 3
 
@@ -125,14 +124,11 @@ def check_page(page: Page) -> Iterator[Finding]:
 def check_cell(cell: Cell) -> Iterator[tuple[int, str, str]]:
     """Rules for one cell, as (line, what happened, what to do)."""
     lines = cell.source.splitlines()
-    # A program that a student writes is one file, and cannot be split.
-    program = cell.source.startswith("%%writefile")
-    most = MAX_PROGRAM_LINES if program else MAX_LINES
-    if len(lines) > most:
+    if len(lines) > MAX_LINES:
         yield (
             cell.line,
             f"the cell has {len(lines)} lines",
-            f"Split it, one job a cell: aim for 10 lines, at most {most}.",
+            f"Split it, one job a cell: aim for 10 lines, at most {MAX_LINES}.",
         )
     for offset, line in enumerate(lines):
         if len(line) > MAX_WIDTH:

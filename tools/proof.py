@@ -70,6 +70,7 @@ GATE = re.compile(
     re.MULTILINE,
 )
 LABEL = re.compile(r"^[ ]*:label:[ ]*(\S+)", re.MULTILINE)
+ADDED = re.compile(r"^%%writefile\s+-a\s+\{work\}/\S+[ ]*\n")
 WRITEFILE = re.compile(r"^%%writefile\s+\{work\}/(\S+)[ ]*\n")
 
 
@@ -94,8 +95,19 @@ class OnPage:
 
     @property
     def answer(self) -> str:
-        """The source of the page's solution: the first cell in its gate."""
-        return self.solution[0] if self.solution else ""
+        """The source of the page's solution: the first cell in its gate.
+
+        Of a file, with what the next cells add to it (``%%writefile -a``).
+        """
+        if not self.solution:
+            return ""
+        source = self.solution[0]
+        for more in self.solution[1:]:
+            added = ADDED.match(more)
+            if added is None:
+                break
+            source = f"{source.rstrip()}\n{more[added.end() :]}"
+        return source
 
     @functools.cached_property
     def call(self) -> ast.Call:
