@@ -206,6 +206,30 @@ def test_an_endless_loop_is_stopped(apart):
     assert "loops([1.0, 2.0])" in result.finding.what
 
 
+def waits(numbers):
+    """Waits for what does not come, without work."""
+    threading.Event().wait()
+
+
+@pytest.mark.parametrize("apart", MODES)
+def test_an_endless_wait_is_stopped(apart):
+    quick = replace(add, limit_s=0.3)
+    ended(quick.try_out(waits, apart=apart), Status.STOPPED, "too-slow")
+
+
+@pytest.mark.parametrize(
+    ("clock_s", "processor_s", "more"),
+    [
+        (1.5, 1.5, 0.0),  # it has had its time
+        (1.5, 0.0, 0.0),  # it waits
+        (1.5, 0.3, 1.2),  # it works, on a machine that has much else to do
+        (15.0, 1.0, 0.0),  # enough all the same
+    ],
+)
+def test_a_busy_machine_stops_nobody_who_is_at_work(clock_s, processor_s, more):
+    assert sandbox.more_s(1.5, clock_s, processor_s) == pytest.approx(more)
+
+
 @pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
 def test_a_loop_inside_a_c_function_is_stopped():
     quick = replace(add, limit_s=0.3)

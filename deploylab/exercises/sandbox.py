@@ -40,6 +40,15 @@ MEMORY_BYTES = 1024**3
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 
+#: Work that is busy at the limit goes on until it has had that much processor time,
+#: so that a machine with much to do stops nobody who is at work; at most this many
+#: times the limit, by the clock.
+PATIENCE = 10
+
+#: Share of the clock's time in which work that is not waiting has the processor, at
+#: the least.
+BUSY = 0.02
+
 Say = Callable[[str], None]
 Work = Callable[[Say], dict[str, Any]]
 
@@ -66,9 +75,11 @@ def apart(
 ) -> dict[str, Any]:
     """Run ``work(say)`` in a process of its own; return the dict that it returned.
 
+    ``limit_s`` bounds processor time, and the clock's time too where the work waits.
+
     The dict must be JSON. ``memory_bytes`` bounds what the process, and each that it
     starts, may use beyond what this one holds now; None sets no bound. Raises Ended
-    if there is no result within ``limit_s`` seconds. When this returns or raises,
+    if there is no result within them. When this returns or raises,
     nothing that the work started is left.
     """
     folder = tempfile.mkdtemp(prefix="check-")
@@ -82,20 +93,44 @@ def apart(
         _supervise(work, writing, folder, memory_bytes)
     os.close(writing)
     try:
-        return _listen(reading, limit_s)
+        return _listen(reading, limit_s, lambda: _processor_s(pid))
     finally:
         os.close(reading)
         _end(pid)
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _listen(reading: int, limit_s: float) -> dict[str, Any]:
+def _processor_s(pid: int) -> float:
+    """Processor time of the worker, the supervisor's first child."""
+    with contextlib.suppress(psutil.Error, IndexError):
+        times = psutil.Process(pid).children()[0].cpu_times()
+        return times.user + times.system
+    return 0.0
+
+
+def more_s(limit_s: float, clock_s: float, processor_s: float) -> float:
+    """How long to go on with work that has run for so long; 0 to stop it."""
+    waits = processor_s < BUSY * clock_s
+    if waits or processor_s >= limit_s or clock_s >= PATIENCE * limit_s:
+        return 0.0
+    return limit_s - processor_s
+
+
+def _listen(
+    reading: int, limit_s: float, processor_s: Callable[[], float] = lambda: 0.0
+) -> dict[str, Any]:
     """Take messages until the result, the end of the work, or of the time."""
-    deadline = time.monotonic() + limit_s
+    started = time.monotonic()
+    deadline = started + limit_s
     doing, pending = "", b""
-    while (left_s := deadline - time.monotonic()) > 0:
+    while True:
+        left_s = max(0.0, deadline - time.monotonic())
         if not select.select([reading], [], [], left_s)[0]:
-            break
+            now = time.monotonic()
+            deadline = now + more_s(limit_s, now - started, processor_s())
+            if deadline == now:
+                break
+            continue
         received = os.read(reading, 65536)
         if not received:
             raise Ended("its process ended", doing)
@@ -220,12 +255,18 @@ def _alarm(limit_s: float) -> Iterator[None]:
         yield
         return
 
-    def ring(*_: object) -> None:
-        raise TimeUp
+    started, worked = time.monotonic(), time.process_time()
 
-    started = time.monotonic()
+    def ring(*_: object) -> None:
+        clock_s = time.monotonic() - started
+        left_s = more_s(limit_s, clock_s, time.process_time() - worked)
+        if not left_s:
+            signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)  # in case it is caught
+            raise TimeUp
+        signal.setitimer(signal.ITIMER_REAL, left_s)
+
     before = signal.signal(signal.SIGALRM, ring)
-    other_s, other_interval_s = signal.setitimer(signal.ITIMER_REAL, limit_s, 0.1)
+    other_s, other_interval_s = signal.setitimer(signal.ITIMER_REAL, limit_s)
     try:
         yield
     finally:
