@@ -318,6 +318,35 @@ def test_what_an_answer_started_is_ended(tmp_path, then, start):
         assert client.connect_ex(("127.0.0.1", port)) != 0
 
 
+@pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
+@pytest.mark.parametrize("then", ["returns", "dies"])
+def test_a_chain_of_forks_is_ended(tmp_path, then):
+    """Each link forks the next and ends: nobody is there for long enough to be found.
+
+    The chain notes that it lives, and ends by itself after 20 s at the latest.
+    """
+    note = tmp_path / "alive"
+
+    def chain(numbers):
+        end = time.monotonic() + 20
+        if os.fork() == 0:
+            while time.monotonic() < end:
+                if os.fork():
+                    os._exit(0)
+                note.write_text("")
+            os._exit(0)
+        while not note.exists():
+            pass
+        if then == "dies":
+            os._exit(0)
+        return 3.0
+
+    add.try_out(chain)
+    note.unlink()
+    time.sleep(0.5)  # many links, if it went on
+    assert not note.exists()
+
+
 def test_bytes_that_others_write_into_our_pipe_are_passed_over():
     reading, writing = os.pipe()
     os.write(writing, b'not json\n{}\n[1]\n\xff\n{"result": {"a": 1}}\n')

@@ -92,11 +92,12 @@ def apart(
         os.close(reading)
         _supervise(work, writing, folder, memory_bytes)
     os.close(writing)
+    workers: list[int] = []
     try:
-        return _listen(reading, limit_s, lambda: _processor_s(pid))
+        return _listen(reading, limit_s, lambda: _processor_s(pid), workers.append)
     finally:
         os.close(reading)
-        _end(pid)
+        _end(pid, workers)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -117,7 +118,10 @@ def more_s(limit_s: float, clock_s: float, processor_s: float) -> float:
 
 
 def _listen(
-    reading: int, limit_s: float, processor_s: Callable[[], float] = lambda: 0.0
+    reading: int,
+    limit_s: float,
+    processor_s: Callable[[], float] = lambda: 0.0,
+    begun: Callable[[int], None] = lambda pid: None,
 ) -> dict[str, Any]:
     """Take messages until the result, the end of the work, or of the time."""
     started = time.monotonic()
@@ -142,6 +146,9 @@ def _listen(
                 continue  # somebody else wrote into our pipe
             if kind == "result":
                 return content
+            if kind == "worker":
+                begun(content)
+                continue
             if kind == "ended":
                 raise Ended("its process ended", doing)
             doing = content
@@ -169,8 +176,10 @@ def _supervise(work: Work, writing: int, folder: str, memory_bytes: int | None) 
         signal.setitimer(signal.ITIMER_REAL, 0)
         worker = os.fork()
         if worker == 0:
+            os.setpgid(0, 0)  # a group of its own, which can be ended at one stroke
             libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             _work(work, writing, folder, memory_bytes)
+        _send(writing, {"worker": worker})
         with contextlib.suppress(ChildProcessError):
             while True:  # whatever was left behind is ours now, and is reaped here
                 if os.wait()[0] == worker:
@@ -204,9 +213,16 @@ def _no_input(*args: object) -> str:
     raise EOFError("a check has nobody to ask: take the value as an argument")
 
 
-def _end(pid: int) -> None:
-    """End the supervisor's descendants, by their ids, until there are none; then it."""
+def _end(pid: int, workers: list[int]) -> None:
+    """End the worker's group at one stroke, then what has left it, then the supervisor.
+
+    By groups first: a chain of processes that fork and exit is faster than whoever
+    looks for them one by one.
+    """
     supervisor = psutil.Process(pid)
+    for worker in workers:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(worker, signal.SIGKILL)
     while family := supervisor.children(recursive=True):
         for process in family:
             with contextlib.suppress(psutil.NoSuchProcess):
