@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import subprocess
 from dataclasses import replace
@@ -29,7 +30,8 @@ def marked_processes() -> list[str]:
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if sandbox.MARK in process.environ():
+            mark = process.environ().get(sandbox.MARK, "")
+            if mark.startswith(f"{os.getpid()} "):  # other tests run beside these
                 found.append(str(process))
     return found
 
@@ -380,7 +382,9 @@ def test_g12_cells_that_are_missing(tmp_path):
 @pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
 def test_g13_the_mark_finds_what_a_check_left():
     """A process with the mark is seen; that none has it is then worth something."""
-    left = subprocess.Popen(["sleep", "60"], env={sandbox.MARK: "planted"})
+    left = subprocess.Popen(
+        ["sleep", "60"], env={sandbox.MARK: f"{os.getpid()} planted"}
+    )
     try:
         assert any(str(left.pid) in process for process in marked_processes())
     finally:

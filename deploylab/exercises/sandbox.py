@@ -31,7 +31,8 @@ import psutil
 #: Whether work can run in a process of its own.
 CAN_FORK = sys.platform == "linux"
 
-#: Environment variable that marks what the work started, for those who look for it.
+#: Environment variable that marks what the work started, for those who look for it:
+#: the process id of whoever asked for the check, and the check's folder.
 MARK = "DEPLOYLAB_CHECK"
 
 #: Memory that the work may use beyond what the process already holds.
@@ -193,8 +194,9 @@ def _supervise(work: Work, writing: int, folder: str, memory_bytes: int | None) 
 def _work(work: Work, writing: int, folder: str, memory_bytes: int | None) -> None:
     """The worker: run the work and send the result; end without clean-up."""
     try:
+        owner = psutil.Process(os.getppid()).ppid()
         os.chdir(folder)
-        os.environ[MARK] = folder
+        os.environ[MARK] = f"{owner} {folder}"
         nothing = os.open(os.devnull, os.O_RDWR)
         for fd in (0, 1, 2):
             os.dup2(nothing, fd)
