@@ -209,9 +209,7 @@ def all_exercises() -> dict[str, Exercise]:
     return {e.name: e for group in exercises().values() for e in group}
 
 
-def orphans(
-    pages: dict[str, OnPage], known: dict[str, Exercise], chapters: dict | None = None
-) -> list[str]:
+def orphans(pages: dict[str, OnPage], known: dict[str, Exercise]) -> list[str]:
     """Gate G12: what lacks a check, a solution, wrong answers, hints, or a page."""
     problems = []
     for name in sorted(pages.keys() - known.keys()):
