@@ -1409,7 +1409,6 @@ def _need_probes(t: Trial, program: live.Program) -> None:
         "503 says *come back*; an error of the server wakes somebody up.",
         "Look in the route for what is missing before the model is there.",
     )
-    t.good("alive, and not ready, while the model loads")
     program.let_load()
     from_s = program.seconds
     limit_s = max(READY_S, 2 * program.up_s)
@@ -1423,7 +1422,9 @@ def _need_probes(t: Trial, program: live.Program) -> None:
             "Look whether the loading has ended, and who tells `/ready`.",
         )
         time.sleep(0.02)
+    # Only now is it known that it was loading while we asked.
     _need_load_seen(t, program)
+    t.good("alive, and not ready, while the model loads")
     t.good("ready once it is loaded")
 
 
