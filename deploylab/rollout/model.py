@@ -6,7 +6,7 @@ To deploy is to put a version on machines; to release is to send it traffic. A
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -107,6 +107,11 @@ class Retire:
 
 
 @dataclass(frozen=True)
+class Promote:
+    """The candidate becomes the stable version: a change of names; nothing moves."""
+
+
+@dataclass(frozen=True)
 class End:
     """The rollout is over: "promoted", or "aborted" with the reason."""
 
@@ -114,7 +119,7 @@ class End:
     reason: str = ""
 
 
-Step = Deploy | Shift | Abort | Bake | Drain | Retire | End
+Step = Deploy | Shift | Abort | Bake | Drain | Retire | Promote | End
 
 
 @dataclass(frozen=True)
@@ -132,8 +137,8 @@ class Counts:
 class Measurement:
     """What both roles did between two moments, and the split that was in force.
 
-    ``share`` is the candidate's share that the router was told to send; the achieved
-    one is in the counts.
+    ``share`` is the candidate's share that the router was told to send when these
+    requests came; what it achieved is in the counts.
     """
 
     from_s: float
@@ -143,11 +148,19 @@ class Measurement:
     candidate: Counts
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict, and the figures that it rests on, in words for the log."""
+
+    verdict: Verdict
+    why: str = ""
+
+
 class Judge(Protocol):
     """Turns measurements into a verdict. Pure: no clock, no memory, no I/O."""
 
-    def judge(self, metric: str, measurements: list[Measurement]) -> Verdict:
-        """The verdict on all measurements of a rollout so far, oldest first."""
+    def judge(self, metric: str, measurements: Sequence[Measurement]) -> Judgement:
+        """Judge all measurements of a rollout so far, oldest first."""
         ...
 
 
@@ -158,16 +171,17 @@ class Gate:
     metric: str
     judge: Judge
 
-    def verdict(self, measurements: list[Measurement]) -> Verdict:
+    def judgement(self, measurements: Sequence[Measurement]) -> Judgement:
         """What the judge says of the measurements so far."""
         return self.judge.judge(self.metric, measurements)
 
 
-def worst(verdicts: list[Verdict]) -> Verdict:
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
     """The verdict of several gates together; without gates it is INCONCLUSIVE.
 
     One that failed outranks all; then no data; then doubt.
     """
+    verdicts = set(verdicts)
     for verdict in (Verdict.FAILED, Verdict.ERROR, Verdict.INCONCLUSIVE):
         if verdict in verdicts:
             return verdict
@@ -189,7 +203,8 @@ class State:
 
     now_s: the rollout's clock. share: the candidate's share of the traffic, and
     since_s when it got it. ready, drained, retired: the roles of which that is true.
-    aborting: why the rollout is given up; "" while it is not.
+    promoted: whether the candidate has become the stable version. aborting: why the
+    rollout is given up; "" while it is not.
     """
 
     now_s: float = 0.0
@@ -198,6 +213,7 @@ class State:
     ready: frozenset[str] = frozenset({STABLE})
     drained: frozenset[str] = frozenset()
     retired: frozenset[str] = frozenset()
+    promoted: bool = False
     aborting: str = ""
 
     def after(self, step: Step, now_s: float) -> State:
@@ -214,4 +230,6 @@ class State:
         if isinstance(step, Retire):
             ready = self.ready - {step.role}
             return replace(state, retired=self.retired | {step.role}, ready=ready)
+        if isinstance(step, Promote):
+            return replace(state, promoted=True)
         return state

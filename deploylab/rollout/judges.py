@@ -1,0 +1,197 @@
+"""Judges: a verdict is a function of the measurements, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import floor
+
+import numpy as np
+from scipy import stats
+from scipy.special import logsumexp
+
+from deploylab.rollout.model import Judgement, Measurement, Verdict
+
+#: Chance at which a sample-ratio check gives a false alarm, per look.
+RATIO_ALARM = 1e-6
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Compare the candidate's events with a limit, window by window.
+
+    limit: the largest share of requests that may count as events, from 0 to 1.
+    failures: how many windows may exceed it; one more fails. at_least: requests that a
+    window needs to be judged; if no window has had so many, the verdict is ERROR.
+    window_s: length of a window in seconds.
+
+    Windows follow each other without a gap while the candidate has traffic. A window
+    fails if its events exceed ``floor(limit * requests)``: what "a success rate of at
+    least 1 - limit" means when requests are counted.
+    """
+
+    limit: float
+    failures: int = 0
+    at_least: int = 1
+    window_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.limit < 1:
+            raise ValueError(
+                f"a limit is a share of requests, from 0 to 1, not {self.limit}; for "
+                "1 % write 0.01"
+            )
+
+    def judge(self, metric: str, measurements: Sequence[Measurement]) -> Judgement:
+        """FAILED once too many windows failed; SUCCESSFUL once one was judged."""
+        failed = judged = 0
+        why = f"no window has had {self.at_least} requests"
+        for requests, events in self._windows(metric, measurements):
+            if requests < self.at_least:
+                continue
+            judged += 1
+            allowed = self.allowed(requests)
+            if events > allowed:
+                failed += 1
+                why = f"{events} of {requests} in a window, {allowed} allowed"
+            if failed > self.failures:
+                return Judgement(Verdict.FAILED, why)
+        if not judged:
+            return Judgement(Verdict.ERROR, why)
+        return Judgement(Verdict.SUCCESSFUL, f"{failed} of {judged} windows failed")
+
+    def allowed(self, requests: int) -> int:
+        """The most events that a window of so many requests may have."""
+        # A limit of 0.29 and 100 requests allow 29, although 0.29 * 100 is less.
+        return floor(self.limit * requests + 1e-9)
+
+    def window_fails(self, requests: int, rate: float) -> float:
+        """Chance that a window fails if each request is an event with chance `rate`.
+
+        The upper tail of the binomial distribution.
+        """
+        return float(stats.binom.sf(self.allowed(requests), requests, rate))
+
+    def _windows(
+        self, metric: str, measurements: Sequence[Measurement]
+    ) -> Iterator[tuple[int, int]]:
+        start = None
+        requests = events = 0
+        for one in measurements:
+            if one.share == 0:
+                continue
+            start = one.from_s if start is None else start
+            requests += one.candidate.requests
+            events += one.candidate.events.get(metric, 0)
+            if one.to_s - start >= self.window_s - 1e-9:
+                yield requests, events
+                start, requests, events = None, 0, 0
+
+
+@dataclass(frozen=True)
+class SplitEProcess:
+    """Whose events are they? A test that may be looked at after every request.
+
+    If both versions are equally good at each moment, an event (an error, say) is the
+    candidate's with chance w, its share of the traffic at that moment, whatever the
+    level of traffic or of errors. For an alternative in which the candidate's rate is
+    r times as high, the chance is s = r w / (r w + 1 - w). The e-value is the mean
+    over ``ratios`` of the product of s / w for the candidate's events and
+    (1 - s) / (1 - w) for the others; under equality it reaches 1 / alpha at any time
+    with a chance of at most alpha (Ville's inequality). After Lindon and Malek,
+    Anytime-Valid Inference for Multinomial Count Data (NeurIPS 2022).
+
+    alpha: chance of aborting a candidate that is no worse. ratios: alternatives that
+    it looks for, each above 1. at_least: requests of the candidate's before it may be
+    SUCCESSFUL.
+
+    First the sample ratio is checked: if the requests did not divide as the router was
+    told (chance of a false alarm 1e-6 a look), the verdict is ERROR, because then the
+    events mean nothing either.
+    """
+
+    alpha: float = 0.01
+    ratios: tuple[float, ...] = tuple(float(r) for r in np.geomspace(1.25, 20, 32))
+    at_least: int = 100
+    check_ratio: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1:
+            raise ValueError(f"alpha is a chance between 0 and 1, not {self.alpha}")
+        if not self.ratios or min(self.ratios) <= 1:
+            raise ValueError("each ratio says how many times worse, so it is above 1")
+
+    def judge(self, metric: str, measurements: Sequence[Measurement]) -> Judgement:
+        """FAILED if the e-value ever reached 1 / alpha."""
+        mixed = [m for m in measurements if 0 < m.share < 1]
+        seen = sum(m.candidate.requests for m in mixed)
+        if not seen:
+            return Judgement(Verdict.ERROR, "no request while both had traffic")
+        if self.check_ratio and (p := sample_ratio_p(mixed)) < RATIO_ALARM:
+            return Judgement(
+                Verdict.ERROR, f"the requests did not divide as told (p = {p:.0e})"
+            )
+        values = self.e_values(metric, mixed)
+        theirs = sum(m.stable.events.get(metric, 0) for m in mixed)
+        mine = sum(m.candidate.events.get(metric, 0) for m in mixed)
+        why = (
+            f"e-value {values.max():.3g}, {mine} of {seen} against "
+            f"{theirs} of {sum(m.stable.requests for m in mixed)}"
+        )
+        if values.max() >= 1 / self.alpha:
+            return Judgement(Verdict.FAILED, why)
+        if seen >= self.at_least:
+            return Judgement(Verdict.SUCCESSFUL, why)
+        return Judgement(Verdict.INCONCLUSIVE, why)
+
+    def e_values(self, metric: str, measurements: Sequence[Measurement]) -> np.ndarray:
+        """The e-value after each measurement; all must have a share inside (0, 1)."""
+        share = np.array([m.share for m in measurements])
+        candidate = np.array([m.candidate.events.get(metric, 0) for m in measurements])
+        stable = np.array([m.stable.events.get(metric, 0) for m in measurements])
+        return self.e_paths(share, candidate, stable)
+
+    def e_paths(
+        self, share: np.ndarray, candidate: np.ndarray, stable: np.ndarray
+    ) -> np.ndarray:
+        """E-values along the last axis: events per tick of the two roles.
+
+        share broadcasts against the counts; shapes (..., ticks). Returns the same
+        shape. Computed in logarithms, so that many events overflow nothing.
+        """
+        share, candidate, stable = np.broadcast_arrays(share, candidate, stable)
+        gain, loss = self.weights(share[..., None])
+        steps = candidate[..., None] * gain - stable[..., None] * loss
+        return self.mean_of(np.cumsum(steps, axis=-2))
+
+    def weights(self, share: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What an event adds to each ratio's logarithm, and what one of stable's takes.
+
+        That is log(s / w) and -log((1 - s) / (1 - w)); share: w, with a last axis of
+        length one if it is an array.
+        """
+        ratios = np.array(self.ratios)
+        loss = np.log(ratios * share + 1 - share)
+        return np.log(ratios) - loss, loss
+
+    def mean_of(self, logs: np.ndarray) -> np.ndarray:
+        """The e-value, from each ratio's logarithm along the last axis."""
+        with np.errstate(over="ignore"):
+            return np.exp(logsumexp(logs, axis=-1) - np.log(len(self.ratios)))
+
+
+def sample_ratio_p(measurements: Sequence[Measurement]) -> float:
+    """Chance of a division as uneven as this one, if the router did as it was told.
+
+    A chi-squared test with one degree of freedom over all ticks together: the
+    candidate's requests against their expectation, with the binomial variance.
+    """
+    requests = np.array(
+        [m.stable.requests + m.candidate.requests for m in measurements]
+    )
+    share = np.array([m.share for m in measurements])
+    got = sum(m.candidate.requests for m in measurements)
+    variance = (requests * share * (1 - share)).sum()
+    if variance == 0:
+        return 1.0
+    return float(stats.chi2.sf((got - (requests * share).sum()) ** 2 / variance, 1))
