@@ -9,14 +9,34 @@ Introduced in *Meet the model*.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-__all__ = ["COLORS", "INK", "bars", "ecdf", "stacked_bar", "use_style"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from deploylab.rollout import Event, Measurement, Report
+
+__all__ = [
+    "COLORS",
+    "INK",
+    "bars",
+    "comparison",
+    "ecdf",
+    "stacked_bar",
+    "timeline",
+    "use_style",
+]
 
 #: Replaced by the page's text colour when the book is built.
 INK = "#0a0b0c"
@@ -24,6 +44,22 @@ INK = "#0a0b0c"
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _LINES = ("-", "--", "-.", ":")
 _HATCHES = ("", "///", "\\\\\\", "xx")
+_SMALL = 9  # points: the least that is still read with ease at 700 px
+_ROLES = {  # colour, line, marker, hatch
+    "stable": (COLORS[0], "-", "o", ""),
+    "candidate": (COLORS[1], "--", "^", "///"),
+}
+_VERDICTS = {  # colour, marker, hatch
+    "successful": (COLORS[2], "o", ""),
+    "failed": (COLORS[1], "X", "xx"),
+    "inconclusive": (COLORS[3], "D", "///"),
+    "error": (INK, "s", "..."),
+}
+_COLUMNS = {  # colour, marker
+    "predicted": (COLORS[0], "D"),
+    "simulated": (COLORS[2], "o"),
+    "live": (COLORS[1], "^"),
+}
 
 
 def use_style() -> None:
@@ -113,3 +149,407 @@ def stacked_bar(ax: Axes, parts: Mapping[str, float], *, label: str) -> Axes:
     ax.set_xlabel(label)
     ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.8), ncols=2)
     return ax
+
+
+def timeline(
+    axes: Sequence[Axes] | np.ndarray,
+    report: Report,
+    *,
+    metric: str = "errors",
+    judge: Any = None,
+) -> Sequence[Axes] | np.ndarray:
+    """A rollout over time: traffic, events of a metric, and the evidence.
+
+    axes: the three of ``plt.subplots(3, 1, sharex=True, figsize=(7, 5))``, from the
+    top. report: its measurements and its log, both in seconds since the start.
+    judge: whose e-value is drawn, a ``SplitEProcess``; any other judge, or none, gives
+    a band of the verdicts in the log.
+
+    The top panel stacks the requests per second of the candidate and of the stable
+    version, with the share that the router was told: 100 % is at the mean traffic, so
+    that under even traffic its line lies on the candidate's edge if the router does as
+    it is told. The middle one has a mark for each stretch of time in which a role had
+    events, at their number. Both put ticks together, to about 60 stretches across
+    (none goes over a change of the share); the e-value is drawn tick by tick. Lines
+    through all panels: deploy, shift, abort, promote.
+
+    A report without measurements, candidate traffic or log gives emptier panels.
+    ValueError if there are not three axes.
+    """
+    panels = list(np.ravel(axes))
+    if len(panels) != 3:
+        raise ValueError(
+            f"a timeline has three panels, and this gives it {len(panels)} axes; make "
+            "them with fig, axes = plt.subplots(3, 1, sharex=True)"
+        )
+    times = [m.from_s for m in report.measurements]
+    times += [m.to_s for m in report.measurements] + [e.at_s for e in report.log]
+    start, end = (min(times), max(times)) if times else (0.0, 0.0)
+    end = end if end > start else start + 1
+    for ax in panels:
+        ax.set_xlim(start - 0.02 * (end - start), end + 0.02 * (end - start))
+        ax.grid(True, axis="y")
+    bins = _bins(report.measurements, (end - start) / 60)
+    _draw_traffic(panels[0], bins, report.measurements)
+    _draw_events(panels[1], bins, metric)
+    if hasattr(judge, "e_values"):
+        _draw_evidence(panels[2], report.measurements, metric, judge)
+    else:
+        _draw_verdicts(panels[2], report.log, end)
+    _draw_log(panels, report.log)
+    panels[2].set_xlabel("seconds since the start")
+    below = ScaledTranslation(0, -36 / 72, panels[2].figure.dpi_scale_trans)
+    panels[2].legend(
+        handles=[
+            *(
+                Line2D([], [], color=c, linestyle=line, marker=mark, label=role)
+                for role, (c, line, mark, _) in _ROLES.items()
+            ),
+            Line2D([], [], color=INK, lw=1.2, ls=":", label="share the router was told"),
+        ],
+        loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, borderaxespad=0,
+        bbox_transform=panels[2].transAxes + below, handlelength=3,
+    )  # fmt: skip
+    panels[0].figure.align_ylabels(panels)
+    return axes
+
+
+def comparison(ax: Axes, table: pd.DataFrame, *, label: str) -> Axes:
+    """The same figure from several sources: a dot for each, with its number.
+
+    table: a row for each case (its index names them), and at least one of the columns
+    "predicted", "simulated", "live"; "low" and "high", together, are the ends of the
+    prediction's interval. NaN: there is none. label: what the numbers are, and their
+    unit. Give it a figure of about ``(7, 0.9 + 0.6 * len(table))`` inches; for a
+    logarithmic axis call ``ax.set_xscale("log")`` before.
+
+    ValueError if a column is missing or there is no row.
+    """
+    sources = [name for name in _COLUMNS if name in table]
+    if not sources or not len(table):
+        raise ValueError(
+            "nothing to compare: the table needs a row, and a column named "
+            f"{', '.join(_COLUMNS)} (one or more of them); it has {len(table)} rows "
+            f"and the columns {list(table)}"
+        )
+    if ("low" in table) != ("high" in table):
+        raise ValueError(
+            'an interval has two ends: give the table both "low" and "high", or neither'
+        )
+    rows = np.arange(len(table))[::-1].astype(float)
+    above = np.linspace(0.26, -0.26, len(sources)) if len(sources) > 1 else [0.0]
+    ends = np.full((2, len(table)), np.nan)
+    if "low" in table:
+        ends = table[["low", "high"]].to_numpy(dtype=float).T
+        known = np.isfinite(ends).all(axis=0)
+        wide = ends[1, known] - ends[0, known]
+        ax.barh(
+            rows[known], wide, left=ends[0, known], height=0.86, color=COLORS[0],
+            alpha=0.13, linewidth=0,
+        )  # fmt: skip
+        at = rows[known] + above[0]
+        ax.hlines(at, *ends[:, known], color=COLORS[0], label="interval")
+        for end in ends[:, known]:
+            ax.plot(end, at, "|", color=COLORS[0], markersize=9, markeredgewidth=2)
+    widest = 0.0
+    for name, up in zip(sources, above, strict=True):
+        color, marker = _COLUMNS[name]
+        numbers = table[name].to_numpy(dtype=float)
+        ax.plot(
+            numbers, rows + up, marker, color=color, markersize=7, label=name, zorder=3
+        )
+        far = np.fmax(numbers, ends[1]) if name == "predicted" else numbers
+        for row, number, end in zip(rows, numbers, far, strict=True):
+            if np.isfinite(number):
+                text = _short(number)
+                widest = max(widest, _width(text))
+                ax.annotate(
+                    text, (end, row + up), (8, 0), textcoords="offset points",
+                    va="center_baseline", fontsize=_SMALL,
+                )  # fmt: skip
+    for line in rows[:-1] - 0.5:
+        ax.axhline(line, color=INK, alpha=0.15, linewidth=0.8)
+    ax.set_yticks(rows, [str(name) for name in table.index])
+    ax.tick_params(axis="y", length=0)
+    ax.set_ylim(-0.5, len(table) - 0.5)
+    ax.set_xlabel(label)
+    ax.margins(x=(widest + 16) / _points_across(ax))
+    low = np.nanmin([*table[sources].min(), *ends[0], np.inf])
+    if ax.get_xscale() == "linear" and 0 <= low < np.inf:
+        ax.set_xlim(left=0 if low > 0 else -0.02 * ax.get_xlim()[1])
+    ax.legend(
+        loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, handletextpad=0.4,
+        columnspacing=1.5,
+    )  # fmt: skip
+    return ax
+
+
+def _bins(measurements: Sequence[Measurement], width_s: float) -> list[list]:
+    """Measurements in stretches of about equal length, in order.
+
+    None goes over a change of the share, or over a time that was not measured.
+    """
+    runs: list[list] = []
+    for one in measurements:
+        last = runs[-1][-1] if runs else None
+        if last and last.share == one.share and abs(last.to_s - one.from_s) < 1e-6:
+            runs[-1].append(one)
+        else:
+            runs.append([one])
+    bins = []
+    for run in runs:
+        n = round((run[-1].to_s - run[0].from_s) / width_s)
+        n = min(max(n, 1), len(run))
+        cuts = np.linspace(0, len(run), n + 1).round().astype(int)
+        bins += [run[a:b] for a, b in pairwise(cuts)]
+    return bins
+
+
+def _steps(spans: Sequence[tuple[float, float]], values: Sequence[float]) -> tuple:
+    """Values and edges for ``Axes.stairs``, with NaN where nothing was measured."""
+    edges = [spans[0][0]]
+    heights: list[float] = []
+    for (left, right), value in zip(spans, values, strict=True):
+        if left - edges[-1] > 1e-6:
+            edges.append(left)
+            heights.append(np.nan)
+        edges.append(right)
+        heights.append(value)
+    return np.array(heights), np.array(edges)
+
+
+def _draw_traffic(ax: Axes, bins: list[list], measurements: Sequence) -> None:
+    """Requests per second, stacked, and on the right the share that was told."""
+    ax.set_ylabel("requests/s")
+    right = ax.twinx()
+    right.spines["right"].set_visible(True)
+    right.set_ylabel("share")
+    right.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
+    if not measurements:
+        ax.set_ylim(0, 1)
+        right.set_ylim(0, 115)
+        _say(ax, "nothing was measured")
+        return
+    spans = [(some[0].from_s, some[-1].to_s) for some in bins]
+    seconds = np.array([b - a for a, b in spans])
+    told = np.array([some[0].share for some in bins])
+    base = np.zeros(len(bins))
+    for role, off in (("candidate", told == 0), ("stable", told == 1)):
+        color, line, _, hatch = _ROLES[role]
+        requests = np.array([sum(getattr(m, role).requests for m in b) for b in bins])
+        top = base + requests / seconds
+        shown = np.where(off & (requests == 0), np.nan, top)
+        heights, edges = _steps(spans, shown)
+        floor, _ = _steps(spans, base)
+        ax.stairs(
+            heights, edges, baseline=floor, fill=True, facecolor=color, alpha=0.22,
+            linewidth=0,
+        )  # fmt: skip
+        if hatch:
+            ax.stairs(
+                heights, edges, baseline=floor, fill=True, facecolor="none",
+                edgecolor=color, hatch=hatch, linewidth=0,
+            )  # fmt: skip
+        ax.stairs(
+            heights, edges, baseline=None, color=color, linestyle=line, linewidth=1.6,
+            label=role,
+        )  # fmt: skip
+        base = top
+    mean = (base * seconds).sum() / seconds.sum()
+    highest = 1.12 * max(base.max(), mean, 1e-9)
+    ax.set_ylim(0, highest)
+    right.set_ylim(0, 100 * highest / mean if mean else 115)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    share, edges = _steps(
+        [(m.from_s, m.to_s) for m in measurements],
+        [100 * m.share for m in measurements],
+    )
+    right.stairs(
+        share, edges, baseline=None, color=INK, linestyle=":", linewidth=1.2,
+        label="share", clip_on=False,
+    )  # fmt: skip
+
+
+def _draw_events(ax: Axes, bins: list[list], metric: str) -> None:
+    """How many events each role had in each stretch of time; one is seen as well."""
+    lengths = [some[-1].to_s - some[0].from_s for some in bins]
+    usual = float(np.median(lengths)) if bins else 0.0
+    same = bins and np.ptp(lengths) < 0.1 * usual
+    ax.set_ylabel(
+        f"{metric}\nin {'' if same else 'about '}{usual:.2g} s" if bins else metric
+    )
+    most = 0
+    for role, part in (("stable", 0.3), ("candidate", 0.7)):
+        color, _, marker, _ = _ROLES[role]
+        seen = np.array(
+            [sum(getattr(m, role).events.get(metric, 0) for m in b) for b in bins],
+            dtype=int,
+        )
+        at = np.array([b[0].from_s + part * (b[-1].to_s - b[0].from_s) for b in bins])
+        some = seen > 0
+        ax.vlines(at[some], 0, seen[some], color=color, linewidth=1.2)
+        ax.plot(
+            at[some], seen[some], marker, color=color, markersize=5, label=role,
+            clip_on=False,
+        )  # fmt: skip
+        most = max(most, *seen, 0)
+    ax.set_ylim(0, 1.2 * max(most, 1))
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    if not most:
+        _say(ax, f"no {metric}")
+
+
+def _draw_evidence(ax: Axes, measurements: Sequence, metric: str, judge: Any) -> None:
+    """The e-value after each tick in which both had traffic, and its limit."""
+    limit = 1 / judge.alpha
+    ax.set_yscale("log")
+    ax.set_ylabel("e-value")
+    ax.axhline(limit, color=INK, linestyle="--", linewidth=1.2)
+    ax.annotate(
+        f"limit 1/α\n= {limit:,.4g}", (1, limit), (5, 0), va="center",
+        xycoords=("axes fraction", "data"), textcoords="offset points",
+        fontsize=_SMALL, annotation_clip=False,
+    )  # fmt: skip
+    mixed = [m for m in measurements if 0 < m.share < 1]
+    if not mixed:
+        ax.set_ylim(0.1, 10 * limit)
+        _say(ax, "no e-value: the two never had traffic together")
+        return
+    # Where the exponential overflows, the line only has to leave the picture.
+    values = np.minimum(judge.e_values(metric, mixed), 1e300)
+    seconds = [mixed[0].from_s, *(m.to_s for m in mixed)]
+    ax.plot(
+        seconds, [1, *values], color=COLORS[2], drawstyle="steps-post", label="e-value"
+    )
+    ax.set_ylim(
+        min(0.3, max(values.min(), 1e-12) / 3),
+        max(8 * limit, min(3 * values.max(), 1e6 * limit)),
+    )
+    over = np.flatnonzero(values >= limit)
+    if over.size:
+        second, value = seconds[over[0] + 1], values[over[0]]
+        left, right = ax.get_xlim()
+        late = second > left + 0.5 * (right - left)
+        ax.plot([second], [value], "X", color=COLORS[1], markersize=8, zorder=4)
+        ax.annotate(
+            f"{value:,.3g} at {second:.3g} s", (second, value),
+            (-8 if late else 8, 3), textcoords="offset points", va="bottom",
+            ha="right" if late else "left", fontsize=_SMALL,
+        )  # fmt: skip
+
+
+def _draw_verdicts(ax: Axes, log: Sequence[Event], end_s: float) -> None:
+    """For each metric that was judged, which verdict held when."""
+    said = [e for e in log if e.what == "verdict"]
+    metrics = list(dict.fromkeys(e.details.get("of", "") for e in said))
+    ax.set_ylabel("verdict")
+    ax.grid(False)
+    ax.set_ylim(-0.35, max(len(metrics), 1) - 0.2)
+    ax.set_yticks(range(len(metrics))[::-1], metrics)
+    if not said:
+        _say(ax, "no verdict: nothing was judged")
+        return
+    # Nothing is judged any more once the candidate's traffic is gone or the rest is.
+    for row, name in enumerate(reversed(metrics)):
+        own = [e for e in said if e.details.get("of", "") == name]
+        names = [str(e.details.get("verdict")) for e in own]
+        for event, until, verdict in zip(
+            own, [*(e.at_s for e in own[1:]), end_s], names, strict=True
+        ):
+            color, marker, hatch = _VERDICTS.get(verdict, _VERDICTS["error"])
+            ax.barh(
+                [row], [until - event.at_s], left=event.at_s, height=0.3,
+                facecolor="none", edgecolor=color, hatch=hatch, linewidth=1.5,
+            )  # fmt: skip
+            ax.plot([event.at_s], [row], marker, color=color, markersize=8, zorder=4)
+        at = [e.at_s for e in own]
+        for text, x, shift, up in _lanes(ax, at, names, room=40):
+            ax.annotate(
+                text, (x, row + 0.18), (shift, 2 + 12 * up), fontsize=_SMALL,
+                textcoords="offset points", va="bottom", annotation_clip=False,
+            )  # fmt: skip
+
+
+def _draw_log(panels: Sequence[Axes], log: Sequence[Event]) -> None:
+    """A line for each deploy, shift, abort, promote; the names above the top panel."""
+    top = panels[0]
+    left, right = top.get_xlim()
+    groups: list[tuple[float, list[str]]] = []
+    for event in log:
+        if event.what not in ("deploy", "shift", "abort", "promote"):
+            continue
+        if not groups or event.at_s - groups[-1][0] > 0.012 * (right - left):
+            groups.append((event.at_s, []))
+        share = f" {event.details['candidate']}" if event.what == "shift" else ""
+        groups[-1][1].append(event.what + share)
+    names = [" · ".join(texts) for _, texts in groups]
+    for text, x, shift, up in _lanes(top, [at for at, _ in groups], names, room=45):
+        loud = "abort" in text or "promote" in text
+        style = {"color": INK, "lw": 1.3 if loud else 0.8, "ls": "-" if loud else "--"}
+        for ax in panels:
+            ax.axvline(x, alpha=0.7, zorder=0.5, **style)
+        top.annotate(
+            "", (x, 1), (0, 14 + 13 * up), xycoords=("data", "axes fraction"),
+            textcoords="offset points", annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **style},
+        )  # fmt: skip
+        top.annotate(
+            text, (x, 1), (shift, 4 + 13 * up), xycoords=("data", "axes fraction"),
+            textcoords="offset points", fontsize=_SMALL, annotation_clip=False,
+        )  # fmt: skip
+
+
+def _lanes(
+    ax: Axes, at: Sequence[float], texts: Sequence[str], room: float
+) -> list[tuple[str, float, float, int]]:
+    """Where labels go that hang on upright lines at `at`: (text, x, shift, lane).
+
+    A label begins right of its line, or ends left of it where it would pass the
+    panel's edge by more than `room` points; lane 0 is the lowest. No label meets
+    another one, or a line on its way up to a higher lane. shift: in points, from the
+    line to the label's beginning.
+    """
+    left, right = ax.get_xlim()
+    scale = _points_across(ax) / (right - left)
+    placed: list[tuple[float, float, float, int, int]] = []
+    spots = []
+    for i, (second, text) in enumerate(zip(at, texts, strict=True)):
+        x, wide = (second - left) * scale, _width(text)
+        turned = x + wide + 4 > (right - left) * scale + room
+        spots.append((x, x - wide - 4 if turned else x + 4, wide, turned, i))
+    # From the right, so that a line finds only labels that begin right of it; those
+    # that lie left of their line come last, and stand above what they pass.
+    spots.sort(key=lambda s: (s[3], s[0] if s[3] else -s[0]))
+    for x, begin, wide, _, i in spots:
+        lane = 0
+        while any(
+            (up == lane and begin < b + w + 6 and b < begin + wide + 6)
+            or (up > lane and begin - 2 < p < begin + wide + 4)
+            or (up < lane and b - 2 < x < b + w + 4)
+            for p, b, w, up, _ in placed
+        ):
+            lane += 1
+            if lane > len(texts):
+                break
+        placed.append((x, begin, wide, lane, i))
+    return [(texts[i], at[i], b - x, up) for x, b, _, up, i in placed]
+
+
+def _say(ax: Axes, text: str) -> None:
+    """Words where there is nothing to draw."""
+    ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center")
+
+
+def _width(text: str) -> float:
+    """Points that a small label is wide."""
+    return TextPath((0, 0), text, size=_SMALL).get_extents().width if text else 0.0
+
+
+def _points_across(ax: Axes) -> float:
+    """Points that a panel is wide, before any layout engine moves it."""
+    return 72 * ax.get_position().width * ax.figure.get_size_inches()[0]
+
+
+def _short(number: float) -> str:
+    """A number for a label: three digits, or all before the point."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"

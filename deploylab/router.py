@@ -45,6 +45,7 @@ from deploylab.router_process import (
     READY_PATH,
     ROLE_HEADER,
     SCALE,
+    SHARE_HEADER,
     USER_HEADER,
     bucket,
     queue,
@@ -53,6 +54,7 @@ from deploylab.router_process import (
 __all__ = [
     "ERROR_HEADER",
     "ROLE_HEADER",
+    "SHARE_HEADER",
     "HAProxyRouter",
     "PythonRouter",
     "Router",
@@ -96,9 +98,10 @@ class Router(ABC):
     Every answer names the role that gave it, or should have, in the header
     ``X-Role``; the router's own answers carry ``X-Error-From: router`` besides, and
     those given before a role was chosen (413, or 400 to what is not HTTP) name no
-    group. A request without ``X-User`` is drawn at random, also when the split is
-    sticky. A request that found a connection refused is tried on the role's other
-    instances; one that was sent is never sent again.
+    group. ``X-Share`` is the share that decided, in millionths, so that an answer can
+    be counted under the split it was drawn with. A request without ``X-User`` is drawn
+    at random, also when the split is sticky. A request that found a connection refused
+    is tried on the role's other instances; one that was sent is never sent again.
 
     kind: ``"haproxy"`` or ``"python"``; port: TCP port on 127.0.0.1; url: without a
     slash at its end.
@@ -107,7 +110,10 @@ class Router(ABC):
     kind: ClassVar[str]
 
     def __init__(
-        self, env: Mapping[str, str] | None = None, timeout_s: float = 30
+        self,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 30,
+        port: int = 0,
     ) -> None:
         self._split = TrafficSplit(0.0)
         self._groups: dict[str, tuple[str, ...]] = dict.fromkeys(ROLES, ())
@@ -120,6 +126,7 @@ class Router(ABC):
                 ready_path=READY_PATH,
                 env=env,
                 cwd=folder,
+                port=port,
                 timeout_s=timeout_s,
             )
             self._server.name = f"{self.kind} router"
@@ -403,6 +410,7 @@ bytes(0,4),hex,hex2i,mod({SCALE}) if sticky named
     acl answered var(txn.answered) -m bool
     http-after-response set-header {ROLE_HEADER} %[var(txn.role)] if chosen
     http-after-response set-header {ROLE_HEADER} router unless chosen
+    http-after-response set-header {SHARE_HEADER} %[var(txn.share)] if chosen
     http-after-response set-header {ERROR_HEADER} router unless answered
 
 """ + "\n".join(
@@ -434,12 +442,15 @@ class HAProxyRouter(Router):
     kind = "haproxy"
 
     def __init__(
-        self, env: Mapping[str, str] | None = None, timeout_s: float = 30
+        self,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = 30,
+        port: int = 0,
     ) -> None:
         self._slots: dict[str, list[str | None]] = {
             role: [None] * MAX_INSTANCES for role in ROLES
         }
-        super().__init__(env, timeout_s)
+        super().__init__(env, timeout_s, port)
 
     def _command(self, folder: Path) -> list[str]:
         (folder / "haproxy.cfg").write_text(_HAPROXY)
@@ -533,11 +544,13 @@ def start(
     *,
     env: Mapping[str, str] | None = None,
     timeout_s: float = 30,
+    port: int = 0,
 ) -> Router:
     """Start a router without instances; it answers 503 until it has some.
 
     kind: ``"haproxy"``, ``"python"``, or ``"auto"``: HAProxy if there is one.
-    env: added to the router's environment.
+    env: added to the router's environment. port: 0 for a free one; another only to
+    take the place of a router that died.
 
     Raises RouterError, and ServerError if the process does not come up.
     """
@@ -553,7 +566,7 @@ def start(
         raise RouterError(
             f"there is no router {kind!r}; choose 'auto' or {list(KINDS)}"
         )
-    return KINDS[kind](env, timeout_s)
+    return KINDS[kind](env, timeout_s, port)
 
 
 def find_haproxy() -> str:

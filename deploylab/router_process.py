@@ -27,6 +27,7 @@ ROLES = ("stable", "candidate")
 SCALE = 1_000_000  # shares are counted in millionths
 USER_HEADER = "X-User"
 ROLE_HEADER = "X-Role"  # of every answer: who gave it, or should have
+SHARE_HEADER = "X-Share"  # the candidate's, in millionths, when the role was drawn
 ERROR_HEADER = "X-Error-From"  # "router" where no instance gave the answer
 READY_PATH = "/.router/ready"  # the one path that the router answers itself
 BODY_BYTES = 1 << 20
@@ -37,7 +38,7 @@ HOP_BY_HOP = set(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
     "te "  # codespell:ignore te
     "trailer transfer-encoding upgrade expect content-length".split()
-) | {ROLE_HEADER.lower(), ERROR_HEADER.lower()}
+) | {name.lower() for name in (ROLE_HEADER, SHARE_HEADER, ERROR_HEADER)}
 
 
 def queue(salt: str) -> str:
@@ -67,11 +68,11 @@ class Router:
         self.in_flight = dict.fromkeys(ROLES, 0)
         self.turn = itertools.count()
 
-    def role(self, user: str | None) -> str:
-        """Who answers the next request of this user."""
+    def draw(self, user: str | None) -> tuple[str, int]:
+        """Who answers the next request of this user, and the share that decided it."""
         share, sticky, salt = self.split
         place = bucket(user, salt) if sticky and user else random.randrange(SCALE)
-        return "candidate" if place < share else "stable"
+        return ("candidate" if place < share else "stable"), share
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -86,7 +87,7 @@ class Router:
             return failure(413, "router", f"a body has at most {BODY_BYTES} bytes")
         except TimeoutError:
             return failure(408, "router", f"no whole body within {BODY_TIMEOUT_S} s")
-        role = self.role(request.headers.get(USER_HEADER))
+        role, share = self.draw(request.headers.get(USER_HEADER))
         self.in_flight[role] += 1
         try:
             answer = await self.forward(role, request, body)
@@ -94,6 +95,7 @@ class Router:
             self.in_flight[role] -= 1
         counts = self.errors if ERROR_HEADER in answer.headers else self.answered
         counts[role] += 1
+        answer.headers[SHARE_HEADER] = str(share)
         return answer
 
     async def forward(

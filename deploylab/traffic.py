@@ -28,6 +28,8 @@ import pandas as pd
 # Carries the user's id; a router that keeps a user on one version reads it.
 USER_HEADER = "X-User"
 VERSION_HEADER = "X-Model-Version"
+# Set by a router: whose turn it was, see `deploylab.router`.
+ROLE_HEADER = "X-Role"
 
 _CONTENT = {"Content-Type": "application/json"}
 # Given to each request: below what our servers grant an idle connection, so that the
@@ -150,8 +152,8 @@ def send(
     Columns, times in seconds from the start of the run:
 
     scheduled_s, sent_s, finished_s; user; status (0: no answer); version, from the
-    header X-Model-Version or the field ``version``; prediction, the answer's
-    probability (NaN: none); latency_s, from the scheduled time to the whole answer,
+    header X-Model-Version or the field ``version``; role, from a router's header X-Role
+    (None: there was none); prediction, the answer's probability (NaN: none); latency_s, from the scheduled time to the whole answer,
     and for a request without one until it was given up, but at least `timeout_s`
     (a refused connection is no fast answer); lag_s, how long after its scheduled
     time the request was sent (NaN: never, no connection came free); error, why there
@@ -214,18 +216,22 @@ class _Records:
 
     n: int
     first_body: dict[int, bytes] = field(default_factory=dict)
+    ended: bool = False  # then no further request is sent
 
     def __post_init__(self) -> None:
+        self.start_s = math.nan  # of the run, on the loop's clock
         self.sent_s = np.full(self.n, np.nan)
         self.finished_s = np.full(self.n, np.nan)
         self.status = np.zeros(self.n, dtype=int)
         self.prediction = np.full(self.n, np.nan)
         self.version: list[str | None] = [None] * self.n
+        self.role: list[str | None] = [None] * self.n
         self.error: list[str] = [""] * self.n
 
     def answer(self, i: int, status: int, headers: Mapping, body: bytes) -> None:
         self.status[i] = status
         self.version[i] = headers.get(VERSION_HEADER)
+        self.role[i] = headers.get(ROLE_HEADER)
         self.first_body.setdefault(status, body)
         if not 200 <= status <= 299 or "json" not in headers.get("Content-Type", ""):
             return
@@ -250,6 +256,9 @@ class _Records:
                 odd.append(f"probability {shown} is no finite number")
         self.error[i] = "; ".join(odd)
 
+    def done(self, i: int) -> None:
+        """Nothing more will happen to this request."""
+
     def frame(self, plan: Plan, timeout_s: float) -> pd.DataFrame:
         scheduled_s = np.asarray(plan.scheduled_s, dtype=float)
         waited_s = self.finished_s - scheduled_s
@@ -261,6 +270,7 @@ class _Records:
                 "finished_s": self.finished_s,
                 "user": np.asarray(plan.users),
                 "version": self.version,
+                "role": self.role,
                 "status": self.status,
                 "prediction": self.prediction,
                 "latency_s": np.where(self.status > 0, waited_s, unanswered_s),
@@ -277,7 +287,7 @@ async def _send_all(
     loop = asyncio.get_running_loop()
 
     async with _session(max_connections) as session:
-        start = loop.time()
+        start = records.start_s = loop.time()
 
         async def one(i: int) -> None:
             headers = _CONTENT | {USER_HEADER: str(plan.users[i])}
@@ -296,12 +306,15 @@ async def _send_all(
             except (aiohttp.ClientError, OSError) as error:
                 records.finished_s[i] = loop.time() - start
                 records.error[i] = f"{type(error).__name__}: {error}"
+            records.done(i)
 
         async with asyncio.TaskGroup() as tasks:
             for i, due_s in enumerate(plan.scheduled_s):
                 wait_s = start + due_s - loop.time()
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
+                if records.ended:
+                    break
                 tasks.create_task(one(i))
 
 

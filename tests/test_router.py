@@ -53,7 +53,7 @@ async def answer(request):
     return web.json_response(
         {"version": sys.argv[1], "probability": 0.5},
         status=int(request.query.get("status", 200)),
-        headers={"X-Model-Version": sys.argv[1], "X-Role": "a lie"},
+        headers={"X-Model-Version": sys.argv[1], "X-Role": "a lie", "X-Share": "a lie"},
     )
 app = web.Application(client_max_size=1 << 20)
 app.router.add_route("*", "/{any:.*}", answer)
@@ -469,6 +469,15 @@ def test_stop_answers_what_was_taken(kind, instances, tmp_path):
 
 
 @slow
+def test_an_answer_carries_the_share_it_was_drawn_with(front):
+    for share in (0.25, 0.000001, 1, 0):
+        front.set_split(TrafficSplit(share))
+        for path in ("/", "/?status=500", "/break"):
+            _, headers = ask(front, path)
+            assert headers["x-share"] == str(round(share * 1_000_000))
+
+
+@slow
 def test_a_versions_failure_is_told_from_the_routers(front):
     front.set_split(TrafficSplit(1))
     before = front.counts()
@@ -694,6 +703,19 @@ def test_a_killed_router_says_so(kind, instances):
         assert not front.stop()
     with pytest.raises(RouterError, match="start another one"):
         front.counts()
+
+
+@slow
+def test_another_router_takes_the_place_of_a_dead_one(kind, instances):
+    with begin(kind) as dead:
+        dead.set_group(STABLE, [instances["old-1"]])
+        dead.set_split(TrafficSplit(0))
+        os.kill(dead.processes()[1], signal.SIGKILL)
+        eventually(lambda: dead.state == "stopped", "it is stopped")
+        with begin(kind, port=dead.port) as next_one:
+            next_one.set_group(STABLE, [instances["old-1"]])
+            assert next_one.url == dead.url
+            assert ask(next_one, "/")[0] == 200
 
 
 OWNER = """

@@ -153,7 +153,7 @@ def test_every_request_is_recorded(stub: Stub):
     plan = traffic.plan(rng(), [{"a": 1}, {"a": 2}], rate_per_s=100, duration_s=0.5)
     frame = traffic.send(plan, stub.url)
     assert len(frame) == len(plan) == len(stub.seen)
-    columns = "scheduled_s sent_s finished_s user version status prediction"
+    columns = "scheduled_s sent_s finished_s user version role status prediction"
     assert list(frame.columns) == [*columns.split(), "latency_s", "lag_s", "error"]
     assert np.array_equal(frame["scheduled_s"], plan.scheduled_s)
     assert np.array_equal(frame["user"], plan.users)
