@@ -220,7 +220,8 @@ async def _send(told: _Told, url: str) -> None:
         ended.set()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, end)
-    print("ready", flush=True)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
     await traffic._send_all(told.plan, url, told, 100, told.timeout_s)
     if not len(told.plan):
         await ended.wait()

@@ -8,6 +8,7 @@ Introduced in *Meet the model*.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.legend_handler import HandlerLine2D, HandlerTuple
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.textpath import TextPath
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
@@ -45,10 +48,11 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 _LINES = ("-", "--", "-.", ":")
 _HATCHES = ("", "///", "\\\\\\", "xx")
 _SMALL = 9  # points: the least that is still read with ease at 700 px
-_ROLES = {  # colour, line, marker, hatch
-    "stable": (COLORS[0], "-", "o", ""),
-    "candidate": (COLORS[1], "--", "^", "///"),
+_ROLES = {  # colour, marker, hatch
+    "stable": (COLORS[0], "o", ""),
+    "candidate": (COLORS[1], "^", "///"),
 }
+_LINES_AT = ("deploy", "shift", "abort", "promote")
 _VERDICTS = {  # colour, marker, hatch
     "successful": (COLORS[2], "o", ""),
     "failed": (COLORS[1], "X", "xx"),
@@ -169,7 +173,7 @@ def timeline(
     version, with the share that the router was told: 100 % is at the mean traffic, so
     that under even traffic its line lies on the candidate's edge if the router does as
     it is told. The middle one has a mark for each stretch of time in which a role had
-    events, at their number. Both put ticks together, to about 60 stretches across
+    events, at their number. Both put ticks together, to about 50 stretches across
     (none goes over a change of the share); the e-value is drawn tick by tick. Lines
     through all panels: deploy, shift, abort, promote.
 
@@ -189,7 +193,7 @@ def timeline(
     for ax in panels:
         ax.set_xlim(start - 0.02 * (end - start), end + 0.02 * (end - start))
         ax.grid(True, axis="y")
-    bins = _bins(report.measurements, (end - start) / 60)
+    bins = _bins(report.measurements, (end - start) / 50)
     _draw_traffic(panels[0], bins, report.measurements)
     _draw_events(panels[1], bins, metric)
     if hasattr(judge, "e_values"):
@@ -202,13 +206,19 @@ def timeline(
     panels[2].legend(
         handles=[
             *(
-                Line2D([], [], color=c, linestyle=line, marker=mark, label=role)
-                for role, (c, line, mark, _) in _ROLES.items()
+                (
+                    Patch(facecolor=(c, 0.22), edgecolor=c, hatch=2 * hatch),
+                    Line2D([], [], color=c, marker=mark, markersize=5, linestyle=""),
+                )
+                for c, mark, hatch in _ROLES.values()
             ),
-            Line2D([], [], color=INK, lw=1.2, ls=":", label="share the router was told"),
+            Line2D([], [], color=INK, linestyle=":", linewidth=1.2),
         ],
+        labels=[*_ROLES, "share that the router was told"],
+        handler_map={tuple: HandlerTuple(ndivide=None)},
         loc="upper center", bbox_to_anchor=(0.5, 0), ncols=3, borderaxespad=0,
-        bbox_transform=panels[2].transAxes + below, handlelength=3,
+        bbox_transform=panels[2].transAxes + below, handlelength=4,
+        handleheight=1,
     )  # fmt: skip
     panels[0].figure.align_ylabels(panels)
     return axes
@@ -237,49 +247,61 @@ def comparison(ax: Axes, table: pd.DataFrame, *, label: str) -> Axes:
             'an interval has two ends: give the table both "low" and "high", or neither'
         )
     rows = np.arange(len(table))[::-1].astype(float)
-    above = np.linspace(0.26, -0.26, len(sources)) if len(sources) > 1 else [0.0]
+    above = np.linspace(0.2, -0.3, len(sources)) if len(sources) > 1 else [0.0]
     ends = np.full((2, len(table)), np.nan)
     if "low" in table:
         ends = table[["low", "high"]].to_numpy(dtype=float).T
         known = np.isfinite(ends).all(axis=0)
         wide = ends[1, known] - ends[0, known]
         ax.barh(
-            rows[known], wide, left=ends[0, known], height=0.86, color=COLORS[0],
+            rows[known], wide, left=ends[0, known], height=0.84, color=COLORS[0],
             alpha=0.13, linewidth=0,
         )  # fmt: skip
-        at = rows[known] + above[0]
-        ax.hlines(at, *ends[:, known], color=COLORS[0], label="interval")
-        for end in ends[:, known]:
-            ax.plot(end, at, "|", color=COLORS[0], markersize=9, markeredgewidth=2)
+        # Above the dots, where it strikes through no number.
+        for (low, high), row in zip(ends[:, known].T, rows[known], strict=True):
+            ax.plot(
+                [low, high], [row + 0.42] * 2, "-|", color=COLORS[0], markersize=8,
+                markeredgewidth=2,
+            )  # fmt: skip
     widest = 0.0
     for name, up in zip(sources, above, strict=True):
         color, marker = _COLUMNS[name]
         numbers = table[name].to_numpy(dtype=float)
         ax.plot(
-            numbers, rows + up, marker, color=color, markersize=7, label=name, zorder=3
-        )
-        far = np.fmax(numbers, ends[1]) if name == "predicted" else numbers
-        for row, number, end in zip(rows, numbers, far, strict=True):
+            numbers, rows + up, marker, color=color, markersize=7, label=name,
+            zorder=3, clip_on=False,
+        )  # fmt: skip
+        for row, number in zip(rows, numbers, strict=True):
             if np.isfinite(number):
                 text = _short(number)
                 widest = max(widest, _width(text))
                 ax.annotate(
-                    text, (end, row + up), (8, 0), textcoords="offset points",
+                    text, (number, row + up), (8, 0), textcoords="offset points",
                     va="center_baseline", fontsize=_SMALL,
                 )  # fmt: skip
-    for line in rows[:-1] - 0.5:
+    two_ended = {}
+    if "low" in table:
+        [sample] = ax.plot(
+            [], [], "-|", color=COLORS[0], markersize=8, markeredgewidth=2,
+            label="predicted interval",
+        )  # fmt: skip
+        two_ended[sample] = HandlerLine2D(numpoints=2)
+    for line in rows[:-1] - 0.46:
         ax.axhline(line, color=INK, alpha=0.15, linewidth=0.8)
     ax.set_yticks(rows, [str(name) for name in table.index])
     ax.tick_params(axis="y", length=0)
-    ax.set_ylim(-0.5, len(table) - 0.5)
+    ax.set_ylim(-0.55, len(table) - 0.45)
     ax.set_xlabel(label)
-    ax.margins(x=(widest + 16) / _points_across(ax))
+    ax.use_sticky_edges = False
+    part = min((widest + 16) / _points_across(ax), 0.3)
+    ax.margins(x=part / (1 - 2 * part))
     low = np.nanmin([*table[sources].min(), *ends[0], np.inf])
     if ax.get_xscale() == "linear" and 0 <= low < np.inf:
         ax.set_xlim(left=0 if low > 0 else -0.02 * ax.get_xlim()[1])
     ax.legend(
         loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4, handletextpad=0.4,
         columnspacing=1.5,
+        handler_map=two_ended,
     )  # fmt: skip
     return ax
 
@@ -327,6 +349,7 @@ def _draw_traffic(ax: Axes, bins: list[list], measurements: Sequence) -> None:
     right.set_yticks([0, 50, 100], ["0 %", "50 %", "100 %"])
     if not measurements:
         ax.set_ylim(0, 1)
+        ax.set_yticks([0])
         right.set_ylim(0, 115)
         _say(ax, "nothing was measured")
         return
@@ -335,7 +358,7 @@ def _draw_traffic(ax: Axes, bins: list[list], measurements: Sequence) -> None:
     told = np.array([some[0].share for some in bins])
     base = np.zeros(len(bins))
     for role, off in (("candidate", told == 0), ("stable", told == 1)):
-        color, line, _, hatch = _ROLES[role]
+        color, _, hatch = _ROLES[role]
         requests = np.array([sum(getattr(m, role).requests for m in b) for b in bins])
         top = base + requests / seconds
         shown = np.where(off & (requests == 0), np.nan, top)
@@ -350,10 +373,7 @@ def _draw_traffic(ax: Axes, bins: list[list], measurements: Sequence) -> None:
                 heights, edges, baseline=floor, fill=True, facecolor="none",
                 edgecolor=color, hatch=hatch, linewidth=0,
             )  # fmt: skip
-        ax.stairs(
-            heights, edges, baseline=None, color=color, linestyle=line, linewidth=1.6,
-            label=role,
-        )  # fmt: skip
+        ax.stairs(heights, edges, baseline=None, color=color, linewidth=1.4, label=role)
         base = top
     mean = (base * seconds).sum() / seconds.sum()
     highest = 1.12 * max(base.max(), mean, 1e-9)
@@ -380,7 +400,7 @@ def _draw_events(ax: Axes, bins: list[list], metric: str) -> None:
     )
     most = 0
     for role, part in (("stable", 0.3), ("candidate", 0.7)):
-        color, _, marker, _ = _ROLES[role]
+        color, marker, _ = _ROLES[role]
         seen = np.array(
             [sum(getattr(m, role).events.get(metric, 0) for m in b) for b in bins],
             dtype=int,
@@ -406,7 +426,7 @@ def _draw_evidence(ax: Axes, measurements: Sequence, metric: str, judge: Any) ->
     ax.set_ylabel("e-value")
     ax.axhline(limit, color=INK, linestyle="--", linewidth=1.2)
     ax.annotate(
-        f"limit 1/α\n= {limit:,.4g}", (1, limit), (5, 0), va="center",
+        f"limit 1/α\n= {_short(limit)}", (1, limit), (5, 0), va="center",
         xycoords=("axes fraction", "data"), textcoords="offset points",
         fontsize=_SMALL, annotation_clip=False,
     )  # fmt: skip
@@ -432,7 +452,7 @@ def _draw_evidence(ax: Axes, measurements: Sequence, metric: str, judge: Any) ->
         late = second > left + 0.5 * (right - left)
         ax.plot([second], [value], "X", color=COLORS[1], markersize=8, zorder=4)
         ax.annotate(
-            f"{value:,.3g} at {second:.3g} s", (second, value),
+            _short(value), (second, value),
             (-8 if late else 8, 3), textcoords="offset points", va="bottom",
             ha="right" if late else "left", fontsize=_SMALL,
         )  # fmt: skip
@@ -449,21 +469,24 @@ def _draw_verdicts(ax: Axes, log: Sequence[Event], end_s: float) -> None:
     if not said:
         _say(ax, "no verdict: nothing was judged")
         return
-    # Nothing is judged any more once the candidate's traffic is gone or the rest is.
+    over = [e.at_s for e in log if e.what in ("abort", "promote", "end")]
+    until_s = min(over, default=end_s)
     for row, name in enumerate(reversed(metrics)):
         own = [e for e in said if e.details.get("of", "") == name]
         names = [str(e.details.get("verdict")) for e in own]
         for event, until, verdict in zip(
-            own, [*(e.at_s for e in own[1:]), end_s], names, strict=True
+            own, [*(e.at_s for e in own[1:]), until_s], names, strict=True
         ):
             color, marker, hatch = _VERDICTS.get(verdict, _VERDICTS["error"])
-            ax.barh(
-                [row], [until - event.at_s], left=event.at_s, height=0.3,
-                facecolor="none", edgecolor=color, hatch=hatch, linewidth=1.5,
-            )  # fmt: skip
+            if until > event.at_s:
+                ax.barh(
+                    [row], [until - event.at_s], left=event.at_s, height=0.3,
+                    facecolor="none", edgecolor=color, hatch=hatch, linewidth=1.5,
+                )  # fmt: skip
             ax.plot([event.at_s], [row], marker, color=color, markersize=8, zorder=4)
         at = [e.at_s for e in own]
-        for text, x, shift, up in _lanes(ax, at, names, room=40):
+        walls = [e.at_s for e in log if e.what in _LINES_AT and e.at_s not in at]
+        for text, x, shift, up in _lanes(ax, at, names, 40, walls):
             ax.annotate(
                 text, (x, row + 0.18), (shift, 2 + 12 * up), fontsize=_SMALL,
                 textcoords="offset points", va="bottom", annotation_clip=False,
@@ -476,22 +499,36 @@ def _draw_log(panels: Sequence[Axes], log: Sequence[Event]) -> None:
     left, right = top.get_xlim()
     groups: list[tuple[float, list[str]]] = []
     for event in log:
-        if event.what not in ("deploy", "shift", "abort", "promote"):
+        if event.what not in _LINES_AT:
             continue
         if not groups or event.at_s - groups[-1][0] > 0.012 * (right - left):
             groups.append((event.at_s, []))
-        share = f" {event.details['candidate']}" if event.what == "shift" else ""
-        groups[-1][1].append(event.what + share)
+        share = f" {event.details.get('candidate', '')}".rstrip()
+        groups[-1][1].append(event.what + (share if event.what == "shift" else ""))
+    at = [second for second, _ in groups]
     names = [" · ".join(texts) for _, texts in groups]
-    for text, x, shift, up in _lanes(top, [at for at, _ in groups], names, room=45):
-        loud = "abort" in text or "promote" in text
-        style = {"color": INK, "lw": 1.3 if loud else 0.8, "ls": "-" if loud else "--"}
-        for ax in panels:
-            ax.axvline(x, alpha=0.7, zorder=0.5, **style)
+    # Too many shifts for three lanes: only each second, third, ... one has a label.
+    plain = [i for i, name in enumerate(names) if re.fullmatch(r"shift [^·]*", name)]
+    for every in range(1, len(plain) + 2):
+        kept = [i for i in range(len(names)) if i not in plain]
+        kept = sorted(kept + plain[every - 1 :: every])
+        spots = _lanes(top, [at[i] for i in kept], [names[i] for i in kept], room=45)
+        if max((up for *_, up in spots), default=0) < 3:
+            break
+    style = {
+        second: {"color": INK, "lw": 1.2, "ls": "-"}
+        if "abort" in text or "promote" in text
+        else {"color": INK, "lw": 0.8, "ls": "--"}
+        for second, text in zip(at, names, strict=True)
+    }
+    for ax in panels:
+        for second in at:
+            ax.axvline(second, zorder=0.5, **style[second])
+    for text, x, shift, up in spots:
         top.annotate(
             "", (x, 1), (0, 14 + 13 * up), xycoords=("data", "axes fraction"),
             textcoords="offset points", annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **style},
+            arrowprops={"arrowstyle": "-", "shrinkA": 0, "shrinkB": 0, **style[x]},
         )  # fmt: skip
         top.annotate(
             text, (x, 1), (shift, 4 + 13 * up), xycoords=("data", "axes fraction"),
@@ -500,43 +537,62 @@ def _draw_log(panels: Sequence[Axes], log: Sequence[Event]) -> None:
 
 
 def _lanes(
-    ax: Axes, at: Sequence[float], texts: Sequence[str], room: float
+    ax: Axes,
+    at: Sequence[float],
+    texts: Sequence[str],
+    room: float,
+    avoid: Sequence[float] = (),
 ) -> list[tuple[str, float, float, int]]:
     """Where labels go that hang on upright lines at `at`: (text, x, shift, lane).
 
     A label begins right of its line, or ends left of it where it would pass the
-    panel's edge by more than `room` points; lane 0 is the lowest. No label meets
-    another one, or a line on its way up to a higher lane. shift: in points, from the
-    line to the label's beginning.
+    panel's edge by more than `room` points, or cross a line at `avoid` that it can
+    miss; lane 0 is the lowest. No label meets another one, or a line on its way up to
+    a higher lane. shift: in points, from the line to the label's beginning.
     """
     left, right = ax.get_xlim()
     scale = _points_across(ax) / (right - left)
-    placed: list[tuple[float, float, float, int, int]] = []
-    spots = []
-    for i, (second, text) in enumerate(zip(at, texts, strict=True)):
-        x, wide = (second - left) * scale, _width(text)
-        turned = x + wide + 4 > (right - left) * scale + room
-        spots.append((x, x - wide - 4 if turned else x + 4, wide, turned, i))
+    lines = [(second - left) * scale for second in at]
+    walls = [(second - left) * scale for second in avoid]
+    wide = [_width(text) for text in texts]
+
+    def crossed(begin: float, i: int, others: Sequence[float]) -> bool:
+        return any(begin - 3 < x < begin + wide[i] + 3 for x in others)
+
+    begins = [x + 4 for x in lines]
+    turned: list[int] = []
+    for i in sorted(range(len(texts)), key=lambda i: -lines[i]):
+        back = lines[i] - wide[i] - 4
+        far = begins[i] + wide[i] > (right - left) * scale + room
+        hit = crossed(begins[i], i, walls) and not crossed(back, i, walls)
+        met = crossed(begins[i], i, [lines[j] for j in turned])
+        if (far or hit or met) and back > 0:
+            begins[i] = back
+            turned.append(i)
     # From the right, so that a line finds only labels that begin right of it; those
     # that lie left of their line come last, and stand above what they pass.
-    spots.sort(key=lambda s: (s[3], s[0] if s[3] else -s[0]))
-    for x, begin, wide, _, i in spots:
+    order = [i for i in np.argsort(lines)[::-1] if i not in turned] + turned[::-1]
+    lanes: dict[int, int] = {}
+    for i in map(int, order):
         lane = 0
-        while any(
-            (up == lane and begin < b + w + 6 and b < begin + wide + 6)
-            or (up > lane and begin - 2 < p < begin + wide + 4)
-            or (up < lane and b - 2 < x < b + w + 4)
-            for p, b, w, up, _ in placed
+        while lane <= len(texts) and any(
+            (
+                up == lane
+                and begins[i] < begins[j] + wide[j] + 6
+                and begins[j] < begins[i] + wide[i] + 6
+            )
+            or (up > lane and crossed(begins[i], i, [lines[j]]))
+            or (up < lane and crossed(begins[j], j, [lines[i]]))
+            for j, up in lanes.items()
         ):
             lane += 1
-            if lane > len(texts):
-                break
-        placed.append((x, begin, wide, lane, i))
-    return [(texts[i], at[i], b - x, up) for x, b, _, up, i in placed]
+        lanes[i] = lane
+    return [(texts[i], at[i], begins[i] - lines[i], lanes[i]) for i in sorted(lanes)]
 
 
 def _say(ax: Axes, text: str) -> None:
     """Words where there is nothing to draw."""
+    ax.grid(False)
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center")
 
 
@@ -551,5 +607,5 @@ def _points_across(ax: Axes) -> float:
 
 
 def _short(number: float) -> str:
-    """A number for a label: three digits, or all before the point."""
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
+    """A number for a label: three digits, or all before the point up to a million."""
+    return f"{number:,.0f}" if 100 <= abs(number) < 1e6 else f"{number:.3g}"

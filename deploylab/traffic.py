@@ -152,10 +152,11 @@ def send(
     Columns, times in seconds from the start of the run:
 
     scheduled_s, sent_s, finished_s; user; status (0: no answer); version, from the
-    header X-Model-Version or the field ``version``; role, from a router's header X-Role
-    (None: there was none); prediction, the answer's probability (NaN: none); latency_s, from the scheduled time to the whole answer,
-    and for a request without one until it was given up, but at least `timeout_s`
-    (a refused connection is no fast answer); lag_s, how long after its scheduled
+    header X-Model-Version or the field ``version``; role, from a router's header
+    X-Role (None: there was none); prediction, the answer's probability (NaN: none);
+    latency_s, from the scheduled time to the whole answer, and for a request without
+    one until it was given up, but at least `timeout_s` (a refused connection is no
+    fast answer); lag_s, how long after its scheduled
     time the request was sent (NaN: never, no connection came free); error, why there
     is no answer, or what is odd about it (no valid JSON, a version that is no string,
     a probability that is no finite number). An odd answer keeps its status, and is
