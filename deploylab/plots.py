@@ -207,7 +207,7 @@ def timeline(
         handles=[
             *(
                 (
-                    Patch(facecolor=(c, 0.22), edgecolor=c, hatch=2 * hatch),
+                    Patch(fc="none" if hatch else (c, 0.22), ec=c, hatch=hatch),
                     Line2D([], [], color=c, marker=mark, markersize=5, linestyle=""),
                 )
                 for c, mark, hatch in _ROLES.values()
@@ -485,7 +485,7 @@ def _draw_verdicts(ax: Axes, log: Sequence[Event], end_s: float) -> None:
                 )  # fmt: skip
             ax.plot([event.at_s], [row], marker, color=color, markersize=8, zorder=4)
         at = [e.at_s for e in own]
-        walls = [e.at_s for e in log if e.what in _LINES_AT and e.at_s not in at]
+        walls = [e.at_s for e in log if e.what in _LINES_AT]
         for text, x, shift, up in _lanes(ax, at, names, 40, walls):
             ax.annotate(
                 text, (x, row + 0.18), (shift, 2 + 12 * up), fontsize=_SMALL,
