@@ -314,7 +314,8 @@ def _bins(measurements: Sequence[Measurement], width_s: float) -> list[list]:
     runs: list[list] = []
     for one in measurements:
         last = runs[-1][-1] if runs else None
-        if last and last.share == one.share and abs(last.to_s - one.from_s) < 1e-6:
+        late_s = one.from_s - last.to_s if last else 0.0  # real clocks lose a little
+        if last and last.share == one.share and late_s < (one.to_s - one.from_s) / 2:
             runs[-1].append(one)
         else:
             runs.append([one])
@@ -332,7 +333,7 @@ def _steps(spans: Sequence[tuple[float, float]], values: Sequence[float]) -> tup
     edges = [spans[0][0]]
     heights: list[float] = []
     for (left, right), value in zip(spans, values, strict=True):
-        if left - edges[-1] > 1e-6:
+        if left - edges[-1] >= (right - left) / 2:
             edges.append(left)
             heights.append(np.nan)
         edges.append(right)
@@ -435,24 +436,32 @@ def _draw_evidence(ax: Axes, measurements: Sequence, metric: str, judge: Any) ->
         ax.set_ylim(0.1, 10 * limit)
         _say(ax, "no e-value: the two never had traffic together")
         return
-    # Where the exponential overflows, the line only has to leave the picture.
-    values = np.minimum(judge.e_values(metric, mixed), 1e300)
+    values = judge.e_values(metric, mixed)
+    # Beyond these the line has left the picture, and Matplotlib would overflow.
+    drawn = np.clip(values, 1e-15, 1e9 * limit)
     seconds = [mixed[0].from_s, *(m.to_s for m in mixed)]
     ax.plot(
-        seconds, [1, *values], color=COLORS[2], drawstyle="steps-post", label="e-value"
+        seconds, [1, *drawn], color=COLORS[2], drawstyle="steps-post", label="e-value"
     )
     ax.set_ylim(
-        min(0.3, max(values.min(), 1e-12) / 3),
-        max(8 * limit, min(3 * values.max(), 1e6 * limit)),
+        min(0.3, max(drawn.min(), 1e-12) / 3),
+        max(8 * limit, min(3 * drawn.max(), 1e6 * limit)),
     )
     over = np.flatnonzero(values >= limit)
     if over.size:
         second, value = seconds[over[0] + 1], values[over[0]]
         left, right = ax.get_xlim()
         late = second > left + 0.5 * (right - left)
-        ax.plot([second], [value], "X", color=COLORS[1], markersize=8, zorder=4)
+        ax.plot(
+            [second],
+            [min(value, 1e5 * limit)],
+            "X",
+            color=COLORS[1],
+            markersize=8,
+            zorder=4,
+        )
         ax.annotate(
-            _short(value), (second, value),
+            _short(value), (second, min(value, 1e5 * limit)),
             (-8 if late else 8, 3), textcoords="offset points", va="bottom",
             ha="right" if late else "left", fontsize=_SMALL,
         )  # fmt: skip
@@ -503,6 +512,9 @@ def _draw_log(panels: Sequence[Axes], log: Sequence[Event]) -> None:
             continue
         if not groups or event.at_s - groups[-1][0] > 0.012 * (right - left):
             groups.append((event.at_s, []))
+        if event.what == "shift":  # of several at once the last one holds
+            earlier = [text for text in groups[-1][1] if not text.startswith("shift")]
+            groups[-1][1][:] = earlier
         share = f" {event.details.get('candidate', '')}".rstrip()
         groups[-1][1].append(event.what + (share if event.what == "shift" else ""))
     at = [second for second, _ in groups]

@@ -82,9 +82,10 @@ class Report:
 
     @property
     def table(self) -> pd.DataFrame:
-        """The log as a table: second, what, details."""
+        """The log as a table: what and details, by the second."""
         rows = [(f"{e.at_s:.2f}", e.what, in_words(e)) for e in self.log]
-        return pd.DataFrame(rows, columns=["second", "what", "details"])
+        table = pd.DataFrame(rows, columns=["second", "what", "details"])
+        return table.set_index("second")
 
 
 def counts(measurement: Measurement, role: str) -> Counts:
@@ -93,8 +94,17 @@ def counts(measurement: Measurement, role: str) -> Counts:
 
 
 def in_words(event: Event) -> str:
-    """The details of an event, without those that are empty."""
-    return ", ".join(f"{k} {v}" for k, v in event.details.items() if v != "")
+    """The details of an event, as a person would note them."""
+    said = event.details
+    match event.what:
+        case "shift":
+            return f"candidate gets {said['candidate']}"
+        case "verdict":
+            return f"{said['of']}: {said['verdict']}, {said['why']}"
+        case "failed":
+            return f"{said['step']}: {said['why']}"
+        case _:
+            return ": ".join(str(value) for value in said.values() if value != "")
 
 
 def carry_out(
