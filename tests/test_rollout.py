@@ -36,7 +36,7 @@ from deploylab.rollout import (
 )
 from deploylab.rollout.engine import StepFailed
 from deploylab.rollout.invariants import broken
-from deploylab.rollout.judges import sample_ratio_p
+from deploylab.rollout.judges import RATIO_ALARM, sample_ratio_p
 from deploylab.rollout.model import (
     CANDIDATE,
     STABLE,
@@ -238,11 +238,24 @@ def test_only_what_both_versions_did_at_one_time_is_compared(share):
 def test_sample_ratio():
     uneven = [tick(0.05, (94_700, 0), (5_300, 0))]
     p = sample_ratio_p(uneven)
-    assert p == pytest.approx(1.34e-5, abs=5e-8)
-    assert stats.chi2.isf(p, 1) == pytest.approx(18.947, abs=5e-4)
+    # The exact test of what chi-squared (18.947, 1.34e-5) comes near to.
+    assert p == pytest.approx(2 * stats.binom.sf(5_299, 100_000, 0.05))
+    assert p == pytest.approx(1.65e-5, abs=5e-8)
     parts = [tick(0.05, (47_350, 0), (2_650, 0))] * 2
     assert sample_ratio_p(parts) == pytest.approx(p)
     assert sample_ratio_p([tick(0.05, (0, 0), (0, 0))]) == 1
+
+
+def test_the_sample_ratio_gives_no_false_alarm_at_small_numbers():
+    # The exact chance of an alarm for every number of requests up to some hundreds.
+    for share in (0.01, 0.05, 0.5):
+        for n in (1, 20, 100, 500):
+            alarm = sum(
+                stats.binom.pmf(mine, n, share)
+                for mine in range(n + 1)
+                if sample_ratio_p([tick(share, (n - mine, 0), (mine, 0))]) < RATIO_ALARM
+            )
+            assert alarm <= RATIO_ALARM
 
 
 def test_a_gross_mismatch_means_that_nothing_can_be_judged():
@@ -405,6 +418,7 @@ CANARY = Canary((0.05, 0.2), bake_s=60, gates=(Gate("errors", PLAIN),))
 BLUE_GREEN = BlueGreen(keep_s=60, gates=(Gate("errors", Threshold(0.01)),))
 ON_TRIAL = State(now_s=70, share=0.05, since_s=10, ready=BOTH)
 SWITCHED = replace(ON_TRIAL, share=1.0)
+DRAINED = replace(SWITCHED, drained=frozenset({STABLE}))
 GOOD, BAD, DOUBT, NOTHING = (
     Verdict.SUCCESSFUL,
     Verdict.FAILED,
@@ -422,7 +436,7 @@ def shift(share: float) -> Shift:
     ("state", "verdicts", "step"),
     [
         (State(), ANY, Deploy(CANDIDATE)),
-        (State(ready=BOTH), ANY, shift(0.05)),
+        (State(ready=BOTH), (GOOD, DOUBT, NOTHING), shift(0.05)),
         (ON_TRIAL, (BAD,), Abort("a gate failed")),
         (replace(ON_TRIAL, now_s=69.9), (BAD,), Abort("a gate failed")),
         (replace(ON_TRIAL, now_s=69.9), (GOOD, DOUBT, NOTHING), Bake(70)),
@@ -431,6 +445,8 @@ def shift(share: float) -> Shift:
         (ON_TRIAL, (GOOD,), shift(0.2)),
         (replace(ON_TRIAL, share=0.2), (GOOD,), shift(1.0)),
         (SWITCHED, (GOOD, DOUBT, NOTHING), Drain(STABLE)),
+        (SWITCHED, (BAD,), Abort("a gate failed")),
+        (replace(DRAINED, ready=frozenset({CANDIDATE})), (BAD,), Retire(STABLE)),
         (replace(ON_TRIAL, share=0, aborting="x"), ANY, Drain(CANDIDATE)),
     ],
 )
@@ -455,13 +471,15 @@ def test_a_canary_hands_its_users_on():
     ("state", "verdicts", "step"),
     [
         (State(), ANY, Deploy(CANDIDATE)),
-        (State(ready=BOTH), ANY, shift(1.0)),
+        (State(ready=BOTH), (GOOD, DOUBT, NOTHING), shift(1.0)),
         (replace(SWITCHED, now_s=69.9), (BAD,), Abort("a gate failed")),
         (SWITCHED, (BAD,), Abort("a gate failed")),
         (replace(SWITCHED, now_s=69.9), (GOOD, DOUBT, NOTHING), Bake(70)),
         (SWITCHED, (NOTHING,), Abort("there is no data to judge by")),
-        (SWITCHED, (GOOD, DOUBT), Drain(STABLE)),
-        (replace(SWITCHED, drained=frozenset({STABLE})), ANY, Retire(STABLE)),
+        (SWITCHED, (DOUBT,), Abort("the gates came to no conclusion")),
+        (SWITCHED, (GOOD,), Drain(STABLE)),
+        (DRAINED, (GOOD, DOUBT, NOTHING), Retire(STABLE)),
+        (DRAINED, (BAD,), Abort("a gate failed")),
         (replace(SWITCHED, share=0, aborting="x"), ANY, Drain(CANDIDATE)),
     ],
 )
@@ -579,6 +597,83 @@ ALL_WELL = [
 BACK = ["abort", "drain candidate", "retire candidate"]
 
 
+def test_no_step_back_where_there_is_no_way_back():
+    env = Scripted({"promote": StepFailed("x")})
+    with pytest.raises(StepFailed):
+        carry_out(TWO_STAGES, env)
+    assert (env.running, env.share) == ({CANDIDATE}, 1.0)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_an_interrupt_while_the_old_version_is_stopped_leaves_the_new_one(before):
+    class Interrupted(Scripted):
+        def do(self, step: Step) -> list[Measurement]:
+            if step == Retire(STABLE):
+                if not before:
+                    super().do(step)
+                raise KeyboardInterrupt
+            return super().do(step)
+
+    env = Interrupted()
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(TWO_STAGES, env)
+    assert CANDIDATE in env.running
+    assert env.share == 1
+
+
+def test_a_step_that_fails_without_a_word_aborts_all_the_same():
+    env = Scripted({"bake": StepFailed()})
+    report = carry_out(TWO_STAGES, env)
+    assert (report.outcome, broken(report)) == ("aborted", [])
+    assert report.reason
+    assert env.running == {STABLE}
+
+
+@pytest.mark.parametrize("what", ["drain candidate", "retire candidate"])
+def test_giving_up_goes_on_whatever_fails_on_the_way(what):
+    trouble = {what: RuntimeError("x")}
+    env = Scripted(trouble, bad_from_s=0, once=False)
+    log = []
+    with pytest.raises(RuntimeError):
+        carry_out(TWO_STAGES, env, log.append)
+    assert env.share == 0
+    assert env.steps[-1] == "retire candidate"
+    assert whats(log)[-1] == "end"
+
+
+@pytest.mark.parametrize("what", ["deploy", "shift", "abort", "end"])
+def test_a_listener_that_always_fails_changes_nothing_on_the_way_back(what, tmp_path):
+    heard = []
+
+    def tell(event: Event) -> None:
+        heard.append(event.what)
+        if what in heard:
+            raise BrokenPipeError
+
+    env = Scripted(bad_from_s=0)
+    with pytest.raises(BrokenPipeError):
+        carry_out(TWO_STAGES, env, tell, tmp_path / "log")
+    assert (env.running, env.share) == ({STABLE}, 0.0)
+    assert heard.count("end") == 1
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [json.loads(line)["what"] for line in lines] == heard
+
+
+def test_late_bad_news_outranks_the_last_shift():
+    class Late(Scripted):
+        def do(self, step: Step) -> list[Measurement]:
+            told = super().do(step)
+            if step == shift(1.0):
+                late = tick(0.5, (100, 0), (100, 100), at_s=self.now_s - 1)
+                told.append(late)
+            return told
+
+    env = Late()
+    report = carry_out(TWO_STAGES, env)
+    assert (report.outcome, broken(report)) == ("aborted", [])
+    assert (env.running, env.share) == ({STABLE}, 0.0)
+
+
 def whats(log: list[Event]) -> list[str]:
     return [event.what for event in log]
 
@@ -597,7 +692,7 @@ def test_a_good_version_is_promoted():
     assert report.events("errors") == report.events("errors", STABLE) == 0
     assert (report.at("promote"), report.at("shift")) == (6.0, 0.0)
     assert math.isnan(report.at("abort"))
-    assert list(report.table.details[:2]) == ["role candidate", "candidate 5 %"]
+    assert list(report.table.details[:2]) == ["candidate", "candidate gets 5 %"]
     assert broken(report) == []
 
 
@@ -835,7 +930,7 @@ def test_many_canaries_are_like_single_ones(candidate):
 @pytest.mark.soak
 @pytest.mark.parametrize("candidate", [0.01, 0.05, 0.2])
 def test_many_canaries_are_like_single_ones_in_full(candidate):
-    compare_both_paths(10_000, rates(0.01, candidate))
+    compare_both_paths(4000, rates(0.01, candidate))
 
 
 def test_several_gates_are_watched_together():
@@ -844,6 +939,13 @@ def test_several_gates_are_watched_together():
     many = canaries(replace(SMALL, gates=gates), chances, 40, rng(), 200)
     assert many.aborted.all()
     assert many.ended_s.max() <= 6
+
+
+def test_a_tick_that_decides_is_counted():
+    many = canaries(SMALL, rates(0, 1), 1000, rng(), 200)
+    assert many.aborted.all()
+    assert set(many.ended_s) == {1.0}
+    assert may_be(many.exposed.sum(), 200 * 1000, 0.1)
 
 
 @pytest.mark.parametrize(("on_doubt", "outcome"), [("abort", True), ("go on", False)])
@@ -1432,3 +1534,45 @@ def test_no_other_order_of_a_promotion_is_right(order):
     ]
     wrong = changed != PROMOTED
     assert bool(broken(Report("promoted", "", changed))) == wrong
+
+
+# -- corners -----------------------------------------------------------------------
+
+
+def test_a_bake_that_is_no_multiple_of_the_tick_ends_when_it_should():
+    rates = {role: {"errors": 0.0} for role in (STABLE, CANDIDATE)}
+    for bake_s in (0.4, 2.5):
+        strategy = Canary((0.5,), bake_s, (Gate("errors", PLAIN),), on_doubt="go on")
+        many = canaries(strategy, rates, 1000, np.random.default_rng(1), 50)
+        assert not many.aborted.any()
+        assert many.ended_s == pytest.approx(bake_s)
+        mean = 500 * bake_s
+        assert abs(many.exposed.mean() - mean) < 6 * math.sqrt(mean / 50)
+
+
+def test_a_version_without_errors_is_predicted_to_stay():
+    rates = {role: {"errors": 0.0} for role in (STABLE, CANDIDATE)}
+    said = predict.canary(CANARY, rates, 200)
+    assert (said.aborted, said.exposed) == (0.0, pytest.approx(60 * 200 * 0.25))
+
+
+@pytest.mark.parametrize(
+    "judge", [Threshold(0.01, window_s=90), Threshold(0.01, window_s=1, at_least=300)]
+)
+def test_windows_that_are_never_judged_send_it_back(judge):
+    rates = {STABLE: {"errors": 0.0}, CANDIDATE: {"errors": 0.05}}
+    strategy = BlueGreen(60, (Gate("errors", judge),))
+    said = predict.blue_green(strategy, rates, 200)
+    world = Simulated(rates, 200, np.random.default_rng(1))
+    report = carry_out(strategy, world)
+    assert (said.aborted, report.outcome) == (1.0, "aborted")
+    assert report.reason == "there is no data to judge by"
+    assert said.exposed == 12_000 == said.between(0.1)[1]
+
+
+def test_wrong_values_are_refused():
+    rates = {STABLE: {"errors": 0.0}, CANDIDATE: {"errors": 0.05}}
+    with pytest.raises(ValueError, match="window_s"):
+        predict.blue_green(BLUE_GREEN, rates, 200)
+    with pytest.raises(ValueError, match="keep_s"):
+        BlueGreen(keep_s=-1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import http.client
 import ipaddress
 import os
@@ -644,3 +645,260 @@ class System:
 
 def _numbers() -> Iterator[int]:
     return iter(range(sys.maxsize))
+
+
+# -- a canary to operate -----------------------------------------------------------
+
+#: Users' requests a second, and how often the bad version answers 500. So many errors
+#: show within seconds what takes `v2-flaky` of the book, with 5 %, much longer.
+CANARY_RATE_PER_S = 120.0
+BAD_ERROR_RATE = 0.4
+#: Requests of the candidate's that a stage needs, for a verdict to say "successful".
+ENOUGH = 40
+
+
+class OutOfOrder(RuntimeError):
+    """A control that can do nothing now; the message says what is missing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """One thing that was done to a canary, and what was known then.
+
+    share: the candidate's, afterwards; watched: its requests since it has that share;
+    verdict: what was said, if one was asked for.
+    """
+
+    seconds: float
+    what: str
+    share: float
+    watched: int
+    verdict: str = ""
+
+
+class Canaries:
+    """Users' traffic on v1, and versions that come one after the other.
+
+        with live.Canaries() as canaries:
+            canary = canaries.next("bad")
+            operate(canary)
+            print(canary.log)
+
+    Servers and traffic start with the first control that is used.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._clean_up = contextlib.ExitStack()
+
+    def __enter__(self) -> Canaries:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._clean_up.close()
+
+    def next(self, version: str) -> Canary:
+        """The controls of the next candidate, a "good" version or a "bad" one."""
+        if version not in ("good", "bad"):
+            raise ValueError(f'a version is "good" or "bad" here, not {version!r}')
+        return Canary(self, version)
+
+    def save(self, name: str) -> Path:
+        """The folder of the artifact of "stable", "good" or "bad"."""
+        from deploylab import phishing
+
+        if self._folder is None:
+            temporary = tempfile.TemporaryDirectory(prefix="canary-")
+            self._folder = Path(self._clean_up.enter_context(temporary))
+        version = phishing.version("v1" if name == "stable" else "v2")
+        if name == "bad":
+            faults = {"flaky": {"error_rate": BAD_ERROR_RATE}}
+            version = dataclasses.replace(version, faults=faults)
+        return artifacts.save(version, self._folder / name).folder
+
+    @functools.cached_property
+    def system(self) -> Any:
+        """Servers, router and traffic, as a `deploylab.rollout.live.System`."""
+        from deploylab import phishing
+        from deploylab.rollout import live as rollout
+
+        rows = phishing.split().test[list(phishing.CONTRACT.names)]
+        stable = self.save("stable")
+        system = rollout.System(stable, rows, rate_per_s=CANARY_RATE_PER_S, tick_s=0.05)
+        return self._clean_up.enter_context(system)
+
+
+class Canary:
+    """The controls of one candidate beside the version that serves."""
+
+    def __init__(self, canaries: Canaries, version: str) -> None:
+        self._canaries, self.version = canaries, version
+        self._began = time.monotonic()
+        self._measured: list[Any] = []
+        self._stage: list[Any] = []
+        self._stopped = 0  # how much had been measured when it was stopped
+        self.done: list[Done] = []
+        self.share = 0.0
+        self.runs = self.promoted = False
+
+    def __repr__(self) -> str:
+        return "canary"
+
+    def __deepcopy__(self, memo: dict) -> Canary:
+        return self  # a running system has no copy
+
+    # -- the controls
+
+    def start(self) -> None:
+        """Start the candidate's instance, and return when it is ready. No traffic."""
+        from deploylab.rollout import model
+
+        if self.runs or self.promoted:
+            raise OutOfOrder("the candidate runs already; it is started once")
+        self._do(model.Deploy(model.CANDIDATE))
+        self.runs = True
+        self._note("start")
+
+    def shift(self, share: float) -> None:
+        """Send the candidate this share of the requests, from the next one on."""
+        from deploylab.rollout import model
+
+        self._need_instance("can be sent any traffic")
+        self._do(model.Shift(model.TrafficSplit(float(share))))
+        self.share, self._stage = float(share), []
+        self._note("shift")
+
+    def watch(self, requests: int) -> dict[str, dict[str, int]]:
+        """Wait until the candidate has had so many more requests.
+
+        Returns the requests and errors of each role since the last shift.
+        """
+        from deploylab.rollout import model
+
+        if not self.share or self.promoted:
+            raise OutOfOrder(
+                "no candidate gets traffic, so there is nothing to watch; shift "
+                "some to it first"
+            )
+        before = self._seen(self._stage)
+        while self._seen(self._stage) - before < requests:
+            self._do(model.Bake(float("inf")))
+        self._note("watch")
+        return {
+            role: {
+                "requests": sum(getattr(m, role).requests for m in self._stage),
+                "errors": _errors(self._stage, role),
+            }
+            for role in ("stable", "candidate")
+        }
+
+    def verdict(self) -> str:
+        """What the split e-process says of all that was watched so far."""
+        from deploylab.rollout.judges import SplitEProcess
+
+        # Without the ratio check: its false alarms, one in a million at each look,
+        # would be the answer's.
+        judge = SplitEProcess(alpha=1e-3, at_least=ENOUGH, check_ratio=False)
+        said = judge.judge("errors", self._measured).verdict.value
+        self._note("verdict", said)
+        return said
+
+    def abort(self) -> None:
+        """Send all traffic back to the version that serves."""
+        from deploylab.rollout import model
+
+        if self.promoted or not (self.runs or self.share):
+            raise OutOfOrder(
+                "there is no candidate beside the version that serves, so nothing can "
+                "be aborted"
+            )
+        self._do(model.Abort("by hand"))
+        self.share, self._stage = 0.0, []
+        self._note("abort")
+
+    def promote(self) -> None:
+        """Send the candidate all traffic, then let the old version finish, and stop it.
+
+        From then on the candidate is the version that serves.
+        """
+        from deploylab.rollout import model
+
+        self._need_instance("can be promoted")
+        for step in (
+            model.Shift(model.TrafficSplit(1.0)),
+            model.Drain(model.STABLE),
+            model.Retire(model.STABLE),
+        ):
+            self._do(step)
+        self._do(model.Promote())
+        self.share, self.promoted, self.runs = 1.0, True, False
+        self._note("promote")
+
+    def retire(self) -> None:
+        """Stop the candidate's instance, whatever it gets at this moment."""
+        from deploylab.rollout import model
+
+        self._need_instance("could be stopped")
+        if self.share:
+            # The environment of a rollout refuses that; this one does what it is told.
+            group = self._canaries.system._groups[model.CANDIDATE]
+            while group:
+                group.pop().stop()
+        else:
+            self._do(model.Drain(model.CANDIDATE))
+            self._do(model.Retire(model.CANDIDATE))
+        self.runs = False
+        self._stopped = len(self._measured)
+        self._note("retire")
+
+    # -- what happened
+
+    @property
+    def log(self) -> Any:
+        """What was done, as a table."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.done)
+        return table.assign(seconds=table["seconds"].round(2)) if self.done else table
+
+    def lost(self, seconds: float = 0.5) -> int:
+        """Wait; then the candidate's requests that have failed since it was stopped."""
+        from deploylab.rollout import model
+
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._do(model.Bake(float("inf")))
+        return _errors(self._measured[self._stopped :], "candidate")
+
+    # -- plumbing
+
+    @functools.cached_property
+    def _environment(self) -> Any:
+        from deploylab.rollout.live import Live
+
+        system = self._canaries.system
+        return Live(system, self._canaries.save(self.version), ready_s=20.0)
+
+    def _do(self, step: Any) -> None:
+        new = self._environment.do(step)
+        self._measured += new
+        # The router counts shares in millionths.
+        self._stage += [m for m in new if abs(m.share - self.share) < 1e-6]
+
+    def _need_instance(self, what: str) -> None:
+        if not self.runs:
+            raise OutOfOrder(
+                f"the candidate has no instance that {what}; start it first"
+            )
+
+    def _seen(self, measured: list[Any]) -> int:
+        return sum(m.candidate.requests for m in measured)
+
+    def _note(self, what: str, verdict: str = "") -> None:
+        seconds = time.monotonic() - self._began
+        seen = self._seen(self._stage)
+        self.done.append(Done(seconds, what, self.share, seen, verdict))
+
+
+def _errors(measured: list[Any], role: str) -> int:
+    return sum(getattr(m, role).events.get("errors", 0) for m in measured)

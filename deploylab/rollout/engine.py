@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -146,6 +146,7 @@ class _Rollout:
         self.log: list[Event] = []
         self.measurements: list[Measurement] = []
         self.said: dict[int, Verdict] = {}
+        self.giving_up = False
 
     def run(self) -> Report:
         while True:
@@ -161,7 +162,11 @@ class _Rollout:
         for place, gate in enumerate(self.strategy.gates):
             now = judgement_of(gate, self.measurements)
             verdicts.append(now.verdict)
-            watched = self.state.share > 0 and not self.state.aborting
+            watched = (
+                self.state.share > 0
+                and not self.state.aborting
+                and STABLE in self.state.ready
+            )
             before = self.said.get(place, Verdict.ERROR)  # there was no data yet
             if watched and before is not now.verdict:
                 self.said[place] = now.verdict
@@ -172,12 +177,19 @@ class _Rollout:
 
     def do(self, step: Step) -> None:
         """Do a step, or abort if it fails; what only tidies up may fail."""
+        if isinstance(step, Retire):
+            # From here on it may be gone, whatever happens in the middle of it.
+            ready = self.state.ready - {step.role}
+            self.state = replace(self.state, ready=ready)
         try:
             self.measurements += self.environment.do(step)
         except StepFailed as error:
-            self.note("failed", step=_name(step), why=str(error))
+            why = str(error) or "it does not say why"
+            self.note("failed", step=_name(step), why=why)
             if not isinstance(step, Drain | Retire):
-                step = Abort(str(error))
+                if STABLE not in self.state.ready:
+                    raise  # there is no way back; the candidate keeps its traffic
+                step = Abort(why)
                 self.measurements += self.environment.do(step)
         if not isinstance(step, Bake):
             self.note(_name(step), **_said(step))
@@ -185,23 +197,36 @@ class _Rollout:
 
     def give_up(self, reason: str) -> None:
         """Take the traffic back, and the candidate away, whatever fails on the way."""
+        self.giving_up = True
+        if self.log and self.log[-1].what == "end":
+            return
         if STABLE not in self.state.ready or self.state.promoted:
             self.note("end", outcome="interrupted", reason=reason)
             return
-        with suppress(Exception):
-            if not self.state.aborting:
-                self.do(Abort(reason))
-            while not isinstance(step := way_back(self.state), End):
+        step: Step = Abort(reason)
+        if self.state.aborting:
+            step = way_back(self.state)
+        while not isinstance(step, End):
+            with suppress(Exception):
                 self.do(step)
-            self.note("end", outcome=step.outcome, reason=step.reason)
+            self.state = self.state.after(step, self.environment.now_s)
+            step = way_back(self.state)
+        self.note("end", outcome=step.outcome, reason=step.reason)
 
     def note(self, what: str, **details: Any) -> None:
         event = Event(round(self.environment.now_s, 6), what, details)
         self.log.append(event)
+        for tell in (self._write, self.tell):
+            try:
+                tell(event)
+            except Exception:
+                if not self.giving_up:
+                    raise
+
+    def _write(self, event: Event) -> None:
         if self.log_file is not None:
             with open(self.log_file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(event)) + "\n")
-        self.tell(event)
 
 
 def judgement_of(gate: Any, measurements: Sequence[Measurement]) -> Judgement:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import floor
@@ -183,15 +184,17 @@ class SplitEProcess:
 def sample_ratio_p(measurements: Sequence[Measurement]) -> float:
     """Chance of a division as uneven as this one, if the router did as it was told.
 
-    A chi-squared test with one degree of freedom over all ticks together: the
-    candidate's requests against their expectation, with the binomial variance.
+    The exact binomial test, both tails, for the requests under each share; of several
+    shares the smallest chance counts, times their number (Bonferroni).
     """
-    requests = np.array(
-        [m.stable.requests + m.candidate.requests for m in measurements]
-    )
-    share = np.array([m.share for m in measurements])
-    got = sum(m.candidate.requests for m in measurements)
-    variance = (requests * share * (1 - share)).sum()
-    if variance == 0:
-        return 1.0
-    return float(stats.chi2.sf((got - (requests * share).sum()) ** 2 / variance, 1))
+    requests: dict[float, int] = defaultdict(int)
+    mine: dict[float, int] = defaultdict(int)
+    for one in measurements:
+        requests[one.share] += one.stable.requests + one.candidate.requests
+        mine[one.share] += one.candidate.requests
+    chances = [1.0]
+    for share, n in requests.items():
+        law = stats.binom(n, share)
+        tail = min(law.cdf(mine[share]), law.sf(mine[share] - 1))
+        chances.append(float(2 * tail * len(requests)))
+    return min(chances)

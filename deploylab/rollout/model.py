@@ -224,7 +224,8 @@ class State:
         if isinstance(step, Shift):
             return replace(state, share=step.split.candidate, since_s=now_s)
         if isinstance(step, Abort):
-            return replace(state, share=0.0, since_s=now_s, aborting=step.reason)
+            why = step.reason or "no reason was given"
+            return replace(state, share=0.0, since_s=now_s, aborting=why)
         if isinstance(step, Drain):
             return replace(state, drained=self.drained | {step.role})
         if isinstance(step, Retire):

@@ -98,7 +98,8 @@ def canary(
             missing = _missing(judge, strategy.shares, path, share)
             # The deciding event is the missing-th: a negative binomial's law.
             n = np.arange(1, requests + 1)
-            law = weight * stats.nbinom.pmf(n - missing, missing, chance)
+            # A version without events (chance 0) never comes to it.
+            law = weight * stats.nbinom.pmf(n - missing, missing, chance or 1e-300)
             for extra, p in zip(n, law, strict=True):
                 ends[seen + int(extra) + late] += p
             in_stage_s = n / (requests_per_s * share)
@@ -135,20 +136,30 @@ def blue_green(
 
     Each window has ``requests_per_s * window_s`` requests and fails with the chance of
     `Threshold.window_fails`, independently of the others; the first that fails ends it.
-    late_s: as in `canary`. ValueError for other gates.
+    Looks are taken to fall on the windows' ends. late_s: as in `canary`. ValueError
+    for other gates.
     """
     judges = [gate.judge for gate in strategy.gates]
     if len(judges) != 1 or not isinstance(judges[0], Threshold) or judges[0].failures:
         raise ValueError("give a blue/green strategy with one Threshold, failures=0")
     judge, metric = judges[0], strategy.gates[0].metric
+    if judge.window_s <= 0:
+        raise ValueError(
+            "the window of the threshold is 0 s long, so it ends with each look, and "
+            "the number of looks is not known here; give it a window_s"
+        )
     requests = round(requests_per_s * judge.window_s)
     fails = judge.window_fails(requests, rates[CANDIDATE][metric])
     windows = int(strategy.keep_s / judge.window_s + 1e-9)
+    everything = round(requests_per_s * strategy.keep_s)
+    if not windows or requests < judge.at_least:
+        # No window is ever judged, and without data it goes back in the end.
+        certain = np.append(np.zeros(everything), 1.0)
+        return Prediction(1.0, float(everything), strategy.keep_s, certain)
     number = np.arange(1, windows + 1)
     law = fails * (1 - fails) ** (number - 1)
     aborted = float(law.sum())
     ends = number * requests + round(requests_per_s * late_s)
-    everything = round(requests_per_s * strategy.keep_s)
     exact = np.zeros(max([everything, *ends]) + 1)
     exact[ends] += law
     exact[everything] += 1 - aborted

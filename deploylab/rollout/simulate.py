@@ -123,14 +123,17 @@ def canaries(
         )
     enough = max(judge.at_least for judge in judges)
     enough = enough if strategy.on_doubt == "abort" else 1
-    ticks = round(strategy.bake_s / tick_s)
+    ends_s = np.append(
+        np.arange(tick_s, strategy.bake_s - 1e-9, tick_s), strategy.bake_s
+    )
+    ticks, lengths_s = ends_s.size, np.diff(ends_s, prepend=0.0)
     aborted = np.zeros(n, bool)
-    watched = np.zeros(n, int)
+    ended_s = np.zeros(n)
     exposed = np.zeros(n, int)
     evidence = [np.zeros((n, len(judge.ratios))) for judge in judges]
     for share in strategy.shares:
         alive = np.flatnonzero(~aborted)
-        arrived = rng.poisson(requests_per_s * tick_s, size=(alive.size, ticks))
+        arrived = rng.poisson(requests_per_s * lengths_s, size=(alive.size, ticks))
         candidate = rng.binomial(arrived, share)
         first = np.full(alive.size, ticks)
         for gate, logs in zip(strategy.gates, evidence, strict=True):
@@ -142,11 +145,11 @@ def canaries(
             first = np.minimum(first, crossed)
         aborted[alive] = first < ticks
         seen = np.minimum(first + 1, ticks)
-        watched[alive] += seen
+        ended_s[alive] += ends_s[seen - 1]
         so_far = candidate.cumsum(axis=1)
         exposed[alive] += so_far[np.arange(alive.size), seen - 1]
         aborted[alive] |= exposed[alive] < enough
-    return Many(aborted, watched * tick_s, exposed)
+    return Many(aborted, ended_s, exposed)
 
 
 def _crossings(

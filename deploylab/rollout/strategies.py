@@ -95,12 +95,12 @@ class Canary:
             return way_back(state)
         if CANDIDATE not in state.ready:
             return Deploy(CANDIDATE)
+        if verdict is Verdict.FAILED and STABLE in state.ready:
+            return Abort("a gate failed")
         if state.share == 1:
             return way_out(state)
         if state.share == 0:
             return self._shift(self.shares[0])
-        if verdict is Verdict.FAILED:
-            return Abort("a gate failed")
         if state.now_s < state.since_s + self.bake_s:
             return Bake(state.since_s + self.bake_s)
         if verdict is Verdict.ERROR:
@@ -124,6 +124,13 @@ class BlueGreen:
     keep_s: float
     gates: tuple[Gate, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.keep_s < 0:
+            raise ValueError(
+                "keep_s is how long the old side is kept, 0 s or more, not "
+                f"{self.keep_s}"
+            )
+
     def next(self, state: State, verdict: Verdict) -> Step:
         """The decision rule: the first line that applies."""
         if state.aborting:
@@ -132,12 +139,14 @@ class BlueGreen:
             return Deploy(CANDIDATE)
         if state.share == 0:
             return Shift(TrafficSplit(1.0))
+        if verdict is Verdict.FAILED and STABLE in state.ready:
+            return Abort("a gate failed")
         if STABLE in state.drained:
             return way_out(state)
-        if verdict is Verdict.FAILED:
-            return Abort("a gate failed")
         if state.now_s < state.since_s + self.keep_s:
             return Bake(state.since_s + self.keep_s)
-        if verdict is Verdict.ERROR and self.gates:
+        if self.gates and verdict is Verdict.ERROR:
             return Abort("there is no data to judge by")
+        if self.gates and verdict is Verdict.INCONCLUSIVE:
+            return Abort("the gates came to no conclusion")
         return way_out(state)
