@@ -20,7 +20,8 @@ BAKE_S = 300
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return real and bool(np.isfinite(value))
 
 
 def _step(
@@ -342,7 +343,7 @@ def _values(t: Trial, errors: list[str], share: float, ratio: float) -> list[flo
         "One value for each error, in order, and none before the first.",
     )
     t.need(
-        all(_is_number(value) and np.isfinite(value) for value in values),
+        all(_is_number(value) for value in values),
         "not-numbers",
         f"{t.said}.",
         "",
@@ -520,7 +521,7 @@ def judge_without_peeking(t: Trial) -> None:
     for share, ratio in ((0.2, 4), (0.5, 3), (0.05, 10)):
         _need_fair(t, share, ratio)
     t.good("each step is a bet that is fair between equal versions: 1 on average")
-    first, second = _values(t, ["candidate", "candidate"], 0.2, 4)
+    _, second = _values(t, ["candidate", "candidate"], 0.2, 4)
     t.need(
         not _near(second, 5),
         "adds",
@@ -558,7 +559,7 @@ def judge_without_peeking(t: Trial) -> None:
                 f"`e_values({errors[:n]}, {share}, {ratio})` should end with "
                 f"{expected:.4g}; your value there is {value:.4g}.",
                 "The gate acts on each value at the moment of its error.",
-                "Go through the errors in their order, and keep the product after each.",
+                "Go through the errors in order, and keep the product after each.",
             )
     t.good("evidence adds up from error to error, in order")
 
@@ -583,8 +584,8 @@ def _need_fair(t: Trial, share: float, ratio: float) -> None:
         not _near(theirs, 1),
         "stable-ignored",
         f"{t.said}. Equal versions have a mean factor of {summed}.",
-        f"It should be 1. After 20 errors that is {mean**20:,.0f} on average, and every "
-        "good version is condemned.",
+        f"It should be 1. After 20 errors that is {mean**20:,.0f} on average, and "
+        "every good version is condemned.",
         "An error of stable's speaks for the candidate: by how much?",
     )
     t.need(
@@ -1127,7 +1128,7 @@ LIVE_SHARES = (0.2, 0.5)
     ],
 )
 def operate_canary(t: Trial) -> None:
-    """A runbook for two versions that come one after the other, a bad and a good one."""
+    """A runbook for two versions, one after the other: a bad and a good one."""
     from deploylab.exercises import live
 
     with live.Canaries(Path.cwd()) as canaries:  # a folder of the check's own
@@ -1187,14 +1188,14 @@ def _need_order(t: Trial, canary: live.Canary) -> None:
                 "stopped-under-traffic",
                 f"You stopped the candidate while it got {one.share:.0%} of the "
                 f"traffic; {canary.lost()} requests have failed since.",
-                "Whoever is sent to an instance that is gone gets an error, from a good "
-                "version too.",
+                "Whoever is sent to an instance that is gone gets an error, from a "
+                "good version too.",
                 "Traffic moves first, then capacity goes.",
             )
 
 
 def _need_rules(t: Trial, canary: live.Canary) -> None:
-    """No rise without enough requests and a good verdict; nothing but back after failed.
+    """No rise without enough requests and a good verdict; after failed only back.
 
     The verdict counts if nothing was watched or shifted after it.
     """
