@@ -8,6 +8,7 @@ it draws cases, and nothing in them is left to chance.
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from itertools import accumulate
@@ -1576,3 +1577,36 @@ def test_wrong_values_are_refused():
         predict.blue_green(BLUE_GREEN, rates, 200)
     with pytest.raises(ValueError, match="keep_s"):
         BlueGreen(keep_s=-1)
+
+
+# -- measured ----------------------------------------------------------------------
+
+
+@pytest.mark.bench
+def test_bench_simulator():
+    """Single requests beside drawing one uniform for each, in turns; and rollouts.
+
+    The target is a ratio of 0.5 at least; it is printed, not asserted.
+    """
+    rng = np.random.default_rng(1)
+    n, drawn = 1 << 24, np.empty(1 << 15)
+    ratios = []
+    for _ in range(9):
+        start = time.perf_counter()
+        for _ in range(n // drawn.size):
+            rng.random(out=drawn)
+        limit_s = time.perf_counter() - start
+        start = time.perf_counter()
+        counted = single_requests(rng, n, 0.05, 0.002, 0.05)
+        ratios.append(limit_s / (time.perf_counter() - start))
+        assert counted[0] + counted[2] == n
+    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+    rates = {STABLE: {"errors": 0.002}, CANDIDATE: {"errors": 0.002}}
+    start = time.perf_counter()
+    many = canaries(CANARY, rates, 200, rng, 10_000)
+    took_s = time.perf_counter() - start
+    print(
+        f"\nsingle requests over the uniform limit: {middle:.2f} (quartiles {low:.2f} "
+        f"to {high:.2f}); 10,000 canaries of {many.ended_s.max():.0f} ticks in "
+        f"{took_s:.2f} s"
+    )
