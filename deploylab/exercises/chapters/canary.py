@@ -379,7 +379,7 @@ def _near(one: float, other: float) -> bool:
     notice="You may look after every error because the value is a bet that is fair at "
     "every step: whenever two equal versions stop, it is 1 on average.",
     wrong=[
-        Wrong("the last one alone", "wrong-type", patch=(("values\n", "value\n"),)),
+        Wrong("the last one alone", "wrong-type", patch=(("return values", "return value"),)),
         Wrong(
             "begins with 1",
             "not-each",
