@@ -379,7 +379,11 @@ def _near(one: float, other: float) -> bool:
     notice="You may look after every error because the value is a bet that is fair at "
     "every step: whenever two equal versions stop, it is 1 on average.",
     wrong=[
-        Wrong("the last one alone", "wrong-type", patch=(("return values", "return value"),)),
+        Wrong(
+            "the last one alone",
+            "wrong-type",
+            patch=(("return values", "return value"),),
+        ),
         Wrong(
             "begins with 1",
             "not-each",
@@ -589,7 +593,7 @@ def _need_fair(t: Trial, share: float, ratio: float) -> None:
         "An error of stable's speaks for the candidate: by how much?",
     )
     t.need(
-        not (_near(mine, loss) or _near(theirs, gain)),
+        not (_near(mine, loss) and _near(theirs, gain)),
         "swapped",
         f"{said_mine}; an error of stable's gave `{theirs:.4g}`.",
         "The more errors the candidate makes, the better it looks.",
@@ -961,11 +965,6 @@ LIVE_SHARES = (0.2, 0.5)
             ),
         ),
         Wrong(
-            "a share in percent",
-            "crash",
-            patch=(("canary.shift(share)", "canary.shift(100 * share)"),),
-        ),
-        Wrong(
             "straight to everybody",
             "too-far",
             source="""
@@ -984,18 +983,6 @@ LIVE_SHARES = (0.2, 0.5)
             "leaves out the second stage",
             "too-far",
             patch=(("in live_shares", "in live_shares[:1]"),),
-        ),
-        Wrong(
-            "never asks",
-            "unjudged",
-            source="""
-            def operate(canary):
-                canary.start()
-                for share in live_shares:
-                    canary.shift(share)
-                    seen = canary.watch(enough)
-                canary.promote()
-            """,
         ),
         Wrong(
             "looks once only",
@@ -1041,16 +1028,6 @@ LIVE_SHARES = (0.2, 0.5)
             "went-on-after-failed",
             patch=(
                 ('if canary.verdict() != "successful":', "if not canary.verdict():"),
-            ),
-        ),
-        Wrong(
-            "watches on, to be sure",
-            "went-on-after-failed",
-            patch=(
-                (
-                    "            canary.abort()\n",
-                    "            canary.watch(enough)\n            canary.abort()\n",
-                ),
             ),
         ),
         Wrong(
@@ -1128,11 +1105,11 @@ LIVE_SHARES = (0.2, 0.5)
     ],
 )
 def operate_canary(t: Trial) -> None:
-    """A runbook for two versions, one after the other: a bad and a good one."""
+    """A runbook for two versions, one after the other: a good and a bad one."""
     from deploylab.exercises import live
 
     with live.Canaries(Path.cwd()) as canaries:  # a folder of the check's own
-        for version in ("bad", "good"):
+        for version in ("good", "bad"):
             canary = canaries.next(version)
             t.say(f"The canary of the {version} version")
             _operate(t, canary)
@@ -1140,18 +1117,10 @@ def operate_canary(t: Trial) -> None:
             _need_rules(t, canary)
             _need_end(t, canary)
             t.good(
-                f"the {version} version: "
-                + (", ".join(_told(canary.done, ("shift", "abort", "promote"))))
+                "the good version takes all the traffic, and the old one is stopped"
+                if version == "good"
+                else "the bad version gets no traffic any more, and is stopped"
             )
-
-
-def _told(done: list[live.Done], which: tuple[str, ...]) -> list[str]:
-    """What was done, in words."""
-    return [
-        f"{one.what} to {one.share:.0%}" if one.what == "shift" else one.what
-        for one in done
-        if one.what in which
-    ]
 
 
 def _operate(t: Trial, canary: live.Canary) -> None:
@@ -1306,7 +1275,7 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
     t.need(
         canary.version == "bad",
         "good-aborted",
-        f"The second version was good (verdicts: `{', '.join(verdicts) or 'none'}`), "
+        f"The first version was good (verdicts: `{', '.join(verdicts) or 'none'}`), "
         "and you gave it up.",
         "A release process that never lets anything pass is one that people go around.",
         "Look at the condition under which you abort.",
