@@ -78,6 +78,7 @@ QUOTED = (
 ).split()
 DROPPED_DIRECTIVES = {"contents", "tableofcontents"}
 LITERALINCLUDE_OPTIONS = {
+    "dedent",
     "pyobject",
     "lines",
     "language",
@@ -883,6 +884,8 @@ class Converter:
                 text = python_object(text, str(name))
             if lines := part.options.get("lines"):
                 text = chosen_lines(text, str(lines))
+            if "dedent" in part.options:
+                text = textwrap.dedent(text)
         except ValueError as error:
             self.fault(part.line, f"{part.argument}: {error}", "Mend the option.")
             return ""

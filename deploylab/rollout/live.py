@@ -224,11 +224,19 @@ class Live:
     def do(self, step: Step) -> list[Measurement]:
         """Carry out a step; see `engine.Environment`."""
         share = self.system.router.split.candidate
+        if isinstance(step, Promote):
+            # From then on the names mean others; what follows is no part of this.
+            seen = self._take(share)
+            self._try(step)
+            return seen
+        self._try(step)
+        return self._take(share)
+
+    def _try(self, step: Step) -> None:
         try:
             self._do(step)
         except (servers.ServerError, router.RouterError) as error:
             raise StepFailed(str(error).split("\n")[0]) from error
-        return self._take(share)
 
     def _do(self, step: Step) -> None:
         system, groups = self.system, self.system._groups
@@ -318,6 +326,8 @@ class Live:
         for answer in new:
             if answer.role not in (STABLE, CANDIDATE):
                 continue  # nobody knows whose it was, if anybody's
+            if answer.sent_s < self._began:
+                continue  # it was drawn before this rollout
             drawn = answer.share
             requests[drawn][answer.role] += 1
             events[drawn, answer.role].update(system._events(answer))
