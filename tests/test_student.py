@@ -314,6 +314,10 @@ FORMS = {
         ":language: python\n```",
         "```python\nimport flask\nclass Model:\n    def load(self):\n```",
     ),
+    "a method": (
+        "```{literalinclude} /book/listings/app.py\n:lines: 11\n:dedent:\n```",
+        "```python\ndef load(self):\n```",
+    ),
     "caption with a role": (
         '```{code-block} text\n:caption: {cite}`dean` said: "it\'s so"\n\nx\n```',
         '**(Dean and Barroso, 2013) said: "it\'s so"**\n\n```text\nx\n```',

@@ -948,7 +948,7 @@ LIVE_SHARES = (0.2, 0.5)
     # machine fails; then the check says that it is broken.
     wrong=[
         Wrong(
-            "watches nothing live",
+            "does nothing",
             "never-started",
             source="""
             def operate(canary):
@@ -1123,6 +1123,10 @@ def operate_canary(t: Trial) -> None:
             )
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def _operate(t: Trial, canary: live.Canary) -> None:
     """Call the runbook; a control that was used too early is told in our words."""
     from deploylab.exercises.live import OutOfOrder
@@ -1155,7 +1159,7 @@ def _need_order(t: Trial, canary: live.Canary) -> None:
         if one.what == "retire" and one.share:
             t.stop(
                 "stopped-under-traffic",
-                f"You stopped the candidate while it got {one.share:.0%} of the "
+                f"You stopped the candidate while it got {_percent(one.share)} of the "
                 f"traffic; {canary.lost()} requests have failed since.",
                 "Whoever is sent to an instance that is gone gets an error, from a "
                 "good version too.",
@@ -1174,7 +1178,7 @@ def _need_rules(t: Trial, canary: live.Canary) -> None:
         t.need(
             verdict != "failed" or not (rises or one.what == "watch"),
             "went-on-after-failed",
-            f"The verdict at {share:.0%} was `failed`, and your next step was "
+            f"The verdict at {_percent(share)} was `failed`, and your next step was "
             f"`{one.what}`.",
             "It is proved bad, and users go on meeting it, more of them at each stage.",
             "On `failed` there is one way: back.",
@@ -1190,7 +1194,7 @@ def _need_rules(t: Trial, canary: live.Canary) -> None:
 
 def _need_rise(t: Trial, low: float, high: float, watched: int, verdict: str) -> None:
     """A rise from one share to another, after what was watched at the first."""
-    rise = f"You went from {low:.0%} to {high:.0%}"
+    rise = f"You went from {_percent(low)} to {_percent(high)}"
     if low:
         t.need(
             verdict,
@@ -1226,7 +1230,7 @@ def _need_rise(t: Trial, low: float, high: float, watched: int, verdict: str) ->
     t.need(
         high <= allowed + 1e-9,
         "too-far",
-        f"{rise}; from there the next stage is {allowed:.0%}.",
+        f"{rise}; from there the next stage is {_percent(allowed)}.",
         "What a small share would have shown, a large one learns from its users.",
         "Go through the stages one by one.",
     )
@@ -1240,7 +1244,7 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
     t.need(
         not (0 < canary.share < 1) or "failed" not in verdicts,
         "still-exposed",
-        f"The verdict was `failed`, and at the end {canary.share:.0%} of the requests "
+        f"The verdict was `failed`, and at the end {_percent(canary.share)} of the requests "
         "still go to this version.",
         "Your runbook has returned, so nobody will take them back.",
         "Move the traffic before you return.",
@@ -1248,7 +1252,7 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
     t.need(
         not 0 < canary.share < 1,
         "unfinished",
-        f"At the end the candidate has {canary.share:.0%} of the traffic.",
+        f"At the end the candidate has {_percent(canary.share)} of the traffic.",
         "Two versions answer the same users for good, and the next rollout has no "
         "stable one to begin from.",
         "After the last stage there is one step left.",
@@ -1257,7 +1261,7 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
         t.need(
             canary.promoted,
             "old-still-running",
-            f"At the end the candidate has {canary.share:.0%} of the traffic, and the "
+            f"At the end the candidate has {_percent(canary.share)} of the traffic, and the "
             "old version runs on.",
             "It is paid for and patched, and nobody knows which of both is the stable "
             "one.",
@@ -1267,7 +1271,7 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
     t.need(
         not canary.runs,
         "left-running",
-        f"At the end the candidate gets {canary.share:.0%}, and its instance still "
+        f"At the end the candidate gets {_percent(canary.share)}, and its instance still "
         "runs.",
         "A server that nobody knows of is found when it does harm.",
         "Stop it, now that nobody is sent there.",
