@@ -1244,8 +1244,8 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
     t.need(
         not (0 < canary.share < 1) or "failed" not in verdicts,
         "still-exposed",
-        f"The verdict was `failed`, and at the end {_percent(canary.share)} of the requests "
-        "still go to this version.",
+        f"The verdict was `failed`, and at the end {_percent(canary.share)} of the "
+        "requests still go to this version.",
         "Your runbook has returned, so nobody will take them back.",
         "Move the traffic before you return.",
     )
@@ -1261,8 +1261,8 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
         t.need(
             canary.promoted,
             "old-still-running",
-            f"At the end the candidate has {_percent(canary.share)} of the traffic, and the "
-            "old version runs on.",
+            f"At the end the candidate has {_percent(canary.share)} of the traffic, "
+            "and the old version runs on.",
             "It is paid for and patched, and nobody knows which of both is the stable "
             "one.",
             "One of the controls moves everything and stops the old one.",
@@ -1271,8 +1271,8 @@ def _need_end(t: Trial, canary: live.Canary) -> None:
     t.need(
         not canary.runs,
         "left-running",
-        f"At the end the candidate gets {_percent(canary.share)}, and its instance still "
-        "runs.",
+        f"At the end the candidate gets {_percent(canary.share)}, and its instance "
+        "still runs.",
         "A server that nobody knows of is found when it does harm.",
         "Stop it, now that nobody is sent there.",
     )
