@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from html import escape
 from typing import Any
 
@@ -146,6 +146,8 @@ def show(value: Any, limit: int = 120, depth: int = 0) -> str:
         text = repr(value.item())  # a NumPy scalar, without its wrapping
     elif isinstance(value, float):
         text = repr(value)
+    elif isinstance(value, Enum):
+        text = str(value)
     elif _is_small(value) and depth < MAX_DEPTH:
         text = _container(value, limit, depth + 1)
     else:

@@ -39,10 +39,13 @@ class Prediction:
 def users_touched(share: float, requests_each: int, sticky: bool) -> float:
     """Share of the users who meet the candidate at least once.
 
-    share: of the traffic; requests_each: how many each user sends. If a user stays on
-    one side, that is the share itself, otherwise ``1 - (1 - share) ** requests_each``.
+    share: of the traffic; requests_each: how many each user sends. If each request is
+    drawn for itself, that is ``1 - (1 - share) ** requests_each``; if a user stays on
+    one side, the share, as soon as they send anything.
     """
-    return share if sticky else 1 - (1 - share) ** requests_each
+    if sticky:
+        return share if requests_each else 0.0
+    return 1 - (1 - share) ** requests_each
 
 
 def errors_needed(judge: SplitEProcess, share: float) -> int:
