@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -321,10 +320,17 @@ def _bins(measurements: Sequence[Measurement], width_s: float) -> list[list]:
             runs.append([one])
     bins = []
     for run in runs:
-        n = round((run[-1].to_s - run[0].from_s) / width_s)
-        n = min(max(n, 1), len(run))
-        cuts = np.linspace(0, len(run), n + 1).round().astype(int)
-        bins += [run[a:b] for a, b in pairwise(cuts)]
+        start_s = run[0].from_s
+        length_s = max(run[-1].to_s - start_s, 1e-9)
+        # None is shorter than the longest measurement: a rate over a moment, as
+        # between two steps of a live rollout, would say nothing.
+        longest_s = max(1e-9, *(one.to_s - one.from_s for one in run))
+        n = max(1, min(round(length_s / width_s), int(length_s / longest_s + 1e-3)))
+        parts: list[list] = [[] for _ in range(n)]
+        for one in run:
+            middle_s = (one.from_s + one.to_s) / 2 - start_s
+            parts[min(int(middle_s / length_s * n), n - 1)].append(one)
+        bins += [part for part in parts if part]
     return bins
 
 

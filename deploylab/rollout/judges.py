@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from deploylab.rollout.model import Judgement, Measurement, Verdict
 
+Share = float | np.ndarray
 #: Chance at which a sample-ratio check gives a false alarm, per look.
 RATIO_ALARM = 1e-6
 
@@ -165,11 +166,12 @@ class SplitEProcess:
         steps = candidate[..., None] * gain - stable[..., None] * loss
         return self.mean_of(np.cumsum(steps, axis=-2))
 
-    def weights(self, share: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What an event adds to each ratio's logarithm, and what one of stable's takes.
+    def weights(self, share: Share) -> tuple[np.ndarray, np.ndarray]:
+        """What each ratio's logarithm gains by an event, and loses by one.
 
-        That is log(s / w) and -log((1 - s) / (1 - w)); share: w, with a last axis of
-        length one if it is an array.
+        It gains log(s / w) by one of the candidate's, and loses
+        -log((1 - s) / (1 - w)) by one of stable's. share: w, with a last
+        axis of length one if it is an array.
         """
         ratios = np.array(self.ratios)
         loss = np.log(ratios * share + 1 - share)

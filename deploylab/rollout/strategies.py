@@ -107,7 +107,8 @@ class Canary:
             return Abort("there is no data to judge by")
         if verdict is Verdict.INCONCLUSIVE and self.on_doubt == "abort":
             return Abort("the gates came to no conclusion in this stage")
-        return self._shift(next((s for s in self.shares if s > state.share), 1.0))
+        larger = [share for share in self.shares if share > state.share]
+        return self._shift(larger[0] if larger else 1.0)
 
     def _shift(self, share: float) -> Shift:
         return Shift(TrafficSplit(share, self.sticky, self.salt))
