@@ -215,6 +215,7 @@ class Live:
         self.system, self.candidate, self.ready_s = system, candidate, ready_s
         system.frame()  # what came before is not this rollout's
         self._began = self._looked = time.monotonic()
+        self._early: list[Answer] = []
 
     @property
     def now_s(self) -> float:
@@ -318,6 +319,8 @@ class Live:
         system = self.system
         new = system.load.take()
         system.answers += new
+        new, self._early = self._early + new, []
+        now_in_force = system.router.split.candidate
         from_s, self._looked = self._looked - self._began, time.monotonic()
         to_s = self._looked - self._began
         requests: dict[float, Counter] = defaultdict(Counter)
@@ -329,6 +332,9 @@ class Live:
             if answer.sent_s < self._began:
                 continue  # it was drawn before this rollout
             drawn = answer.share
+            if drawn == now_in_force != share:
+                self._early.append(answer)  # it belongs to the time that begins now
+                continue
             requests[drawn][answer.role] += 1
             events[drawn, answer.role].update(system._events(answer))
             if drawn != share:
