@@ -1610,3 +1610,17 @@ def test_bench_simulator():
         f"to {high:.2f}); 10,000 canaries of {many.ended_s.max():.0f} ticks in "
         f"{took_s:.2f} s"
     )
+
+
+def test_missed_is_what_the_prediction_leaves():
+    rates = {STABLE: {"errors": 0.0}, CANDIDATE: {"errors": 0.05}}
+    strategy = replace(CANARY, on_doubt="go on", bake_s=4)
+    stages = [(share, round(200 * share * 4)) for share in CANARY.shares]
+    left = predict.missed(PLAIN, stages, 0.05)
+    said = predict.canary(strategy, rates, 200)
+    assert 1e-6 < left == pytest.approx(1 - said.aborted)
+    assert predict.missed(PLAIN, [], 0.05) == 1 == predict.missed(PLAIN, stages, 0.0)
+    # One stage is a binomial tail.
+    needed = predict.errors_needed(PLAIN, 0.05)
+    tail = stats.binom.cdf(needed - 1, 90, 0.05)
+    assert predict.missed(PLAIN, [(0.05, 90)], 0.05) == pytest.approx(tail)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -58,6 +58,26 @@ def errors_needed(judge: SplitEProcess, share: float) -> int:
     while judge.mean_of(errors * gain) < 1 / judge.alpha:
         errors += 1
     return errors
+
+
+def missed(
+    judge: SplitEProcess, stages: Sequence[tuple[float, int]], rate: float
+) -> float:
+    """Chance that a gate has not failed after these requests of a bad version's.
+
+    stages: share of the traffic and number of the candidate's requests, one after the
+    other; rate: chance that a request is an event. Stable has none. Exact: the numbers
+    of events in the stages are binomial, and those that do not suffice are added up.
+    """
+    shares = tuple(share for share, _ in stages)
+    paths: dict[tuple[int, ...], float] = {(): 1.0}
+    for share, requests in stages:
+        paths = {
+            (*path, events): weight * float(stats.binom.pmf(events, requests, rate))
+            for path, weight in paths.items()
+            for events in range(_missing(judge, shares, path, share))
+        }
+    return sum(paths.values())
 
 
 def canary(
