@@ -67,6 +67,7 @@ __all__ = [
 
 ROLES = (STABLE, CANDIDATE)
 MAX_INSTANCES = 4
+CLIENT_TIMEOUT_S = 30
 _POLL_S = 0.01
 _CONTROL_TIMEOUT_S = 10.0
 
@@ -312,14 +313,18 @@ class Router(ABC):
 
     def _ask(self, order: str, end: bytes) -> str:
         """Send a line on the control socket; return what comes, up to `end`."""
-        reply = b""
+        reply = bytearray()
+
+        def take_reply() -> None:
+            while not reply.endswith(end):
+                if not (chunk := self._control.recv(65536)):
+                    raise ConnectionError("it was closed")
+                reply.extend(chunk)
+
         with self._lock:
             try:
                 self._control.sendall(order.encode() + b"\n")
-                while not reply.endswith(end):
-                    if not (chunk := self._control.recv(65536)):
-                        raise ConnectionError("it was closed")
-                    reply += chunk
+                take_reply()
             except OSError as error:
                 # Half an answer may be on its way; nobody shall take it for another.
                 self._control.close()
@@ -328,7 +333,11 @@ class Router(ABC):
                     f"the {self.kind} router does not answer on its control socket: "
                     f"{error}. It may have been stopped; start another one."
                 ) from error
-        return reply[: -len(end)].decode()
+            except BaseException:  # Ctrl-C: what comes is not the next order's answer
+                with suppress(OSError):
+                    take_reply()
+                raise
+        return bytes(reply[: -len(end)]).decode()
 
 
 class PythonRouter(Router):
@@ -376,12 +385,12 @@ global
 
 defaults
     mode http
-    timeout client {ANSWER_TIMEOUT_S}s
+    timeout client {CLIENT_TIMEOUT_S}s
     timeout http-request {BODY_TIMEOUT_S}s
     timeout http-keep-alive 75s
     timeout connect {CONNECT_TIMEOUT_S}s
     timeout queue {CONNECT_TIMEOUT_S}s
-    timeout server {ANSWER_TIMEOUT_S}s
+    timeout server "${{ANSWER_TIMEOUT_S}}s"
     option http-server-close
     retries {MAX_INSTANCES}
     option redispatch 1
@@ -545,12 +554,14 @@ def start(
     env: Mapping[str, str] | None = None,
     timeout_s: float = 30,
     port: int = 0,
+    answer_timeout_s: int = ANSWER_TIMEOUT_S,
 ) -> Router:
     """Start a router without instances; it answers 503 until it has some.
 
     kind: ``"haproxy"``, ``"python"``, or ``"auto"``: HAProxy if there is one.
     env: added to the router's environment. port: 0 for a free one; another only to
-    take the place of a router that died.
+    take the place of a router that died. answer_timeout_s: after so many whole seconds
+    without an answer of the instance the router gives a 504 of its own.
 
     Raises RouterError, and ServerError if the process does not come up.
     """
@@ -566,6 +577,7 @@ def start(
         raise RouterError(
             f"there is no router {kind!r}; choose 'auto' or {list(KINDS)}"
         )
+    env = {"ANSWER_TIMEOUT_S": str(int(answer_timeout_s))} | dict(env or {})
     return KINDS[kind](env, timeout_s, port)
 
 

@@ -31,7 +31,8 @@ SHARE_HEADER = "X-Share"  # the candidate's, in millionths, when the role was dr
 ERROR_HEADER = "X-Error-From"  # "router" where no instance gave the answer
 READY_PATH = "/.router/ready"  # the one path that the router answers itself
 BODY_BYTES = 1 << 20
-CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S, BODY_TIMEOUT_S = 3, 30, 10
+CONNECT_TIMEOUT_S, BODY_TIMEOUT_S = 3, 10
+ANSWER_TIMEOUT_S = int(os.environ.get("ANSWER_TIMEOUT_S", "30"))  # for the instance
 # About one connection and not about the message, so they are not passed on (RFC 9110,
 # section 7.6.1), nor are lengths, which are counted anew. Both sides' own come last.
 HOP_BY_HOP = set(

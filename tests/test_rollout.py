@@ -8,6 +8,7 @@ it draws cases, and nothing in them is left to chance.
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -338,7 +339,7 @@ def test_a_window_with_too_few_requests_is_not_judged():
     said = judge.judge("errors", few)
     assert (said.verdict, said.why) == (
         Verdict.ERROR,
-        "no window has had 50 requests",
+        "no window of this share has had 50 requests",
     )
     judged = judge.judge("errors", [*few, *windows((50, 0))])
     assert judged.verdict is Verdict.SUCCESSFUL
@@ -464,7 +465,10 @@ def test_a_canary_in_doubt_may_go_on():
 
 
 def test_a_canary_hands_its_users_on():
-    sticky = replace(CANARY, sticky=True, salt="7")
+    plain = (Gate("errors", Threshold(0.01)),)
+    sticky = replace(CANARY, sticky=True, salt="7", gates=plain)
+    with pytest.raises(ValueError, match="draws users"):
+        replace(CANARY, sticky=True)
     assert sticky.next(ON_TRIAL, GOOD) == Shift(TrafficSplit(0.2, True, "7"))
 
 
@@ -743,7 +747,11 @@ def test_a_gate_is_heard_once_for_each_change_of_mind():
         (1.0, "inconclusive", True),
         (2.0, "successful", True),
         (2.0, "successful", False),
+        # In the second stage there is too little at first, again.
+        (4.0, "inconclusive", True),
+        (4.0, "error", False),
         (5.0, "failed", True),
+        (5.0, "failed", False),
     ]
     assert broken(report) == []
 
@@ -770,8 +778,13 @@ def test_tidying_that_fails_stops_nothing(what, bad_from_s, role):
     whole = carry_out(TWO_STAGES, Scripted(bad_from_s=bad_from_s))
     assert report.outcome == whole.outcome == ("promoted" if bad_from_s else "aborted")
     at = whats(report.log).index("failed")
-    assert report.log[at].details == {"step": what, "why": "still busy"}
-    assert report.log[:at] + report.log[at + 1 :] == whole.log
+    failed = {"step": what, "role": role, "why": "still busy"}
+    assert report.log[at].details == failed
+    assert (whole.log[at].what, whole.log[at].details) == (what, {"role": role})
+    assert broken(report) == []
+    assert (
+        report.log[:at] + report.log[at + 1 :] == whole.log[:at] + whole.log[at + 1 :]
+    )
     assert broken(report) == []
 
 
@@ -817,13 +830,49 @@ def test_what_goes_wrong_on_the_way_back_is_tried_once_more(what, error):
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=["error", "interrupt"])
-def test_once_the_old_version_is_gone_nothing_is_touched(error):
+def test_once_the_old_version_is_gone_the_new_one_takes_its_place(error):
     env = Scripted({"promote": error})
     log = interrupted(env, error)
-    assert env.steps == ALL_WELL
+    assert env.steps == [*ALL_WELL, "promote"]
     assert (env.running, env.share) == ({CANDIDATE}, 1.0)
     assert log[-1].what == "end"
-    assert log[-1].details["outcome"] == "interrupted"
+    assert log[-1].details["outcome"] == "promoted"
+
+
+def test_what_cannot_be_taken_back_is_not_stopped():
+    env = Scripted({"abort": RuntimeError("x")}, bad_from_s=0, once=False)
+    log = interrupted(env, env.trouble["abort"])
+    assert env.running == {STABLE, CANDIDATE}
+    assert log[-1].details["outcome"] == "stuck"
+
+
+def test_a_second_interrupt_does_not_get_in_between():
+    class Again(Scripted):
+        def do(self, step: Step) -> list[Measurement]:
+            if isinstance(step, Drain):
+                signal.raise_signal(signal.SIGINT)
+            return super().do(step)
+
+    env = Again({"bake": KeyboardInterrupt()})
+    with pytest.raises(KeyboardInterrupt):
+        carry_out(TWO_STAGES, env)
+    assert (env.running, env.share) == ({STABLE}, 0.0)
+    assert env.steps[-3:] == BACK
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)  # and afterwards it does
+
+
+def test_silence_in_a_later_stage_is_not_taken_for_success():
+    class Silent(Scripted):
+        def do(self, step: Step) -> list[Measurement]:
+            self.requests = 0 if self.share == 0.5 else 100
+            return super().do(step)
+
+    for judge in (Threshold(0.01), SplitEProcess(check_ratio=False)):
+        strategy = replace(TWO_STAGES, gates=(Gate("errors", judge),))
+        report = carry_out(strategy, Silent())
+        assert report.outcome == "aborted"
+        assert report.reason == "there is no data to judge by"
 
 
 def test_a_listener_that_fails_ends_the_rollout_too():

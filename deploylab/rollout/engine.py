@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,13 +24,14 @@ from deploylab.rollout.model import (
     Event,
     Judgement,
     Measurement,
+    Promote,
     Retire,
     State,
     Step,
     Verdict,
     worst,
 )
-from deploylab.rollout.strategies import Strategy, way_back
+from deploylab.rollout.strategies import Strategy
 
 
 class StepFailed(Exception):
@@ -120,14 +123,29 @@ def carry_out(
 
     A step that fails aborts the rollout, as a gate does. Whatever else goes wrong, an
     interrupt too, the candidate loses its traffic and is stopped, and the exception
-    follows once that is done; only where the old version is gone, nothing is touched.
+    follows once that is done; where the old version is gone already, the candidate
+    takes its place. "stuck" in the log says that even that could not be done.
     """
     rollout = _Rollout(strategy, environment, tell, log_file)
     try:
         return rollout.run()
     except BaseException as error:
-        rollout.give_up(f"{type(error).__name__}: {error}".rstrip(": "))
+        with _undisturbed():
+            rollout.give_up(f"{type(error).__name__}: {error}".rstrip(": "))
         raise
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """No further Ctrl-C gets in between: the first one is being obeyed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Rollout:
@@ -185,33 +203,49 @@ class _Rollout:
             self.measurements += self.environment.do(step)
         except StepFailed as error:
             why = str(error) or "it does not say why"
+            if isinstance(step, Drain | Retire):
+                self.note("failed", step=_name(step), role=step.role, why=why)
+                self.state = self.state.after(step, self.environment.now_s)
+                return
             self.note("failed", step=_name(step), why=why)
-            if not isinstance(step, Drain | Retire):
-                if STABLE not in self.state.ready:
-                    raise  # there is no way back; the candidate keeps its traffic
-                step = Abort(why)
-                self.measurements += self.environment.do(step)
+            if STABLE not in self.state.ready or isinstance(step, Abort):
+                raise
+            step = Abort(why)
+            self.measurements += self.environment.do(step)
+        # First what is true now, then who hears of it: a listener may fail.
+        self.state = self.state.after(step, self.environment.now_s)
         if not isinstance(step, Bake):
             self.note(_name(step), **_said(step))
-        self.state = self.state.after(step, self.environment.now_s)
 
     def give_up(self, reason: str) -> None:
-        """Take the traffic back, and the candidate away, whatever fails on the way."""
+        """Bring it to an end that serves users, whatever fails on the way.
+
+        While the old version is there, that is the way back: the traffic first, then
+        the candidate's instances. Without it, it is the way on: the candidate becomes
+        the stable version. If the traffic cannot be moved, nothing is stopped.
+        """
         self.giving_up = True
         if self.log and self.log[-1].what == "end":
             return
-        if STABLE not in self.state.ready or self.state.promoted:
-            self.note("end", outcome="interrupted", reason=reason)
-            return
-        step: Step = Abort(reason)
-        if self.state.aborting:
-            step = way_back(self.state)
-        while not isinstance(step, End):
-            with suppress(Exception):
+        if STABLE not in self.state.ready:
+            steps: list[Step] = [] if self.state.promoted else [Promote()]
+            outcome = "promoted"
+        else:
+            steps = [Drain(CANDIDATE), Retire(CANDIDATE)]
+            if CANDIDATE in self.state.drained:
+                del steps[0]
+            if not self.state.aborting:
+                steps.insert(0, Abort(reason))
+            outcome = "aborted"
+        for step in steps:
+            try:
                 self.do(step)
-            self.state = self.state.after(step, self.environment.now_s)
-            step = way_back(self.state)
-        self.note("end", outcome=step.outcome, reason=step.reason)
+            except Exception as error:
+                self.note("failed", step=_name(step), why=repr(error))
+                if isinstance(step, Abort | Promote):
+                    outcome = "stuck"
+                    break
+        self.note("end", outcome=outcome, reason=reason)
 
     def note(self, what: str, **details: Any) -> None:
         event = Event(round(self.environment.now_s, 6), what, details)

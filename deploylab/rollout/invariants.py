@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from math import inf, nan
 
@@ -32,8 +33,17 @@ def broken(report: Report) -> list[str]:
     abort; it has one end, the last line, and what led there stands before it; and no
     role has more events than requests.
     """
+    report = replace(report, log=[_attempt(event) for event in report.log])
     found = (next(check(report), "") for check in _CHECKS)
     return [sentence for sentence in found if sentence]
+
+
+def _attempt(event: Event) -> Event:
+    """A drain or a retirement that failed was tried, and the order is kept."""
+    step = event.details.get("step")
+    if event.what == "failed" and step in ("drain", "retire"):
+        return replace(event, what=step)
+    return event
 
 
 def _shares(report: Report) -> Iterator[str]:

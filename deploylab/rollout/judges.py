@@ -24,10 +24,10 @@ class Threshold:
 
     limit: the largest share of requests that may count as events, from 0 to 1.
     failures: how many windows may exceed it; one more fails. at_least: requests that a
-    window needs to be judged; if no window has had so many, the verdict is ERROR.
-    window_s: length of a window in seconds.
+    window needs to be judged; if no window under the present share has had so many,
+    the verdict is ERROR. window_s: length of a window in seconds.
 
-    Windows follow each other without a gap while the candidate has traffic. A window
+    Windows follow each other without a gap while the share stays as it is. A window
     fails if its events exceed ``floor(limit * requests)``: what "a success rate of at
     least 1 - limit" means when requests are counted.
     """
@@ -47,9 +47,12 @@ class Threshold:
     def judge(self, metric: str, measurements: Sequence[Measurement]) -> Judgement:
         """FAILED once too many windows failed; SUCCESSFUL once one was judged."""
         failed = judged = 0
-        why = f"no window has had {self.at_least} requests"
-        for requests, events in self._windows(metric, measurements):
-            if requests < self.at_least:
+        why = f"no window of this share has had {self.at_least} requests"
+        present = None
+        for share, requests, events in self._windows(metric, measurements):
+            if share != present:
+                present, judged = share, 0
+            if requests < max(1, self.at_least):
                 continue
             judged += 1
             allowed = self.allowed(requests)
@@ -76,17 +79,21 @@ class Threshold:
 
     def _windows(
         self, metric: str, measurements: Sequence[Measurement]
-    ) -> Iterator[tuple[int, int]]:
-        start = None
+    ) -> Iterator[tuple[float, int, int]]:
+        """Share, requests and events of each; of one that is not full, no requests."""
+        share = start = None
         requests = events = 0
         for one in measurements:
             if one.share == 0:
                 continue
+            if one.share != share:
+                share, start, requests, events = one.share, None, 0, 0
+                yield share, 0, 0
             start = one.from_s if start is None else start
             requests += one.candidate.requests
             events += one.candidate.events.get(metric, 0)
             if one.to_s - start >= self.window_s - 1e-9:
-                yield requests, events
+                yield share, requests, events
                 start, requests, events = None, 0, 0
 
 
@@ -104,8 +111,9 @@ class SplitEProcess:
     Anytime-Valid Inference for Multinomial Count Data (NeurIPS 2022).
 
     alpha: chance of aborting a candidate that is no worse. ratios: alternatives that
-    it looks for, each above 1. at_least: requests of the candidate's before it may be
-    SUCCESSFUL.
+    it looks for, each above 1. at_least: requests of the candidate's, under the present
+    share, before it may be SUCCESSFUL, which means that nothing has been proved against
+    it, and that enough was looked at.
 
     First the sample ratio is checked: if the requests did not divide as the router was
     told (chance of a false alarm 1e-6 a look), the verdict is ERROR, because then the
@@ -133,6 +141,7 @@ class SplitEProcess:
             return Judgement(
                 Verdict.ERROR, f"the requests did not divide as told (p = {p:.0e})"
             )
+        now = sum(m.candidate.requests for m in mixed if m.share == mixed[-1].share)
         values = self.e_values(metric, mixed)
         theirs = sum(m.stable.events.get(metric, 0) for m in mixed)
         mine = sum(m.candidate.events.get(metric, 0) for m in mixed)
@@ -142,7 +151,9 @@ class SplitEProcess:
         )
         if values.max() >= 1 / self.alpha:
             return Judgement(Verdict.FAILED, why)
-        if seen >= self.at_least:
+        if not now:
+            return Judgement(Verdict.ERROR, "no request under the present share")
+        if now >= self.at_least:
             return Judgement(Verdict.SUCCESSFUL, why)
         return Judgement(Verdict.INCONCLUSIVE, why)
 

@@ -45,7 +45,11 @@ from deploylab.rollout.strategies import Strategy
 LOAD = 0.3
 #: Requests that a new instance answers before it gets users'.
 WARM_REQUESTS = 20
+# An instance that hangs is told from one that works long before the client gives up,
+# or nobody would know whose the request was.
+_ANSWER_TIMEOUT_S = 2
 _READY_S = 30.0
+_POLL_S = 0.02
 _DRAIN_S = 10.0
 
 
@@ -63,8 +67,12 @@ class System:
     router_kind: see `router.start`. slow_s: an answer that takes longer counts as
     "slow". tick_s: how often a rollout looks.
 
-    Metrics are counted for each role, a request at most once in each: "errors" (5xx,
-    or no answer), "slow", "passed" (answered as harmless), and with labels "wrong".
+    Metrics are counted for each role, a request at most once in each: "errors" (5xx:
+    also the router's own, for an instance that broke off, or gave no answer within two
+    seconds), "refused" (4xx), "slow", "passed" (answered as harmless), and with labels
+    "wrong". A request without any answer is nobody's, and counted nowhere.
+
+    A new instance answers some requests of ours before it gets users' ones.
     """
 
     def __init__(
@@ -88,7 +96,7 @@ class System:
         if self._labels is not None and len(self._labels) != len(rows):
             raise ValueError(f"{len(rows)} rows need as many labels")
         self._groups: dict[str, list[servers.Server]] = {STABLE: [], CANDIDATE: []}
-        self._rolling_out = threading.Lock()
+        self._rolling_out, self._collecting = threading.Lock(), threading.Lock()
         self._stack = ExitStack()
         self.answers: list[Answer] = []
         try:
@@ -96,7 +104,7 @@ class System:
             for _ in range(instances):
                 self._groups[STABLE].append(servers.start(self.stable))
                 _warm(self._groups[STABLE][-1], rows)
-            self.router = router.start(router_kind)
+            self.router = router.start(router_kind, answer_timeout_s=_ANSWER_TIMEOUT_S)
             self._stack.callback(lambda: self.router.stop())
             self.router.set_group(STABLE, self._urls(STABLE))
             self.capacity_per_s = math.nan
@@ -118,7 +126,8 @@ class System:
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that are counted."""
-        return ("errors", "slow", "passed") + ("wrong",) * (self._labels is not None)
+        labelled = ("wrong",) if self._labels is not None else ()
+        return ("errors", "refused", "slow", "passed", *labelled)
 
     def roll_out(
         self,
@@ -131,7 +140,8 @@ class System:
         """Roll the candidate's artifact out; return when it is over, see `carry_out`.
 
         ready_s: a candidate that is not ready after so long is given up. After a
-        promotion the candidate is the version that serves.
+        promotion the candidate is the version that serves. What a rollout that was
+        interrupted has left is put in order first.
 
         Raises RolloutRunning if one is under way.
         """
@@ -142,6 +152,7 @@ class System:
             )
         try:
             environment = Live(self, Path(candidate), ready_s)
+            environment.put_in_order()
             return carry_out(strategy, environment, tell, log_file)
         finally:
             self._rolling_out.release()
@@ -156,8 +167,13 @@ class System:
 
     def frame(self) -> pd.DataFrame:
         """Every answer so far as a table, see `deploylab.load.Answer`."""
-        self.answers += self.load.take()
-        return pd.DataFrame(self.answers, columns=Answer._fields)
+        return pd.DataFrame(self.collect(), columns=Answer._fields)
+
+    def collect(self) -> list[Answer]:
+        """Every answer so far."""
+        with self._collecting:
+            self.answers += self.load.take()
+        return self.answers
 
     def stop(self) -> None:
         """End the traffic, the router and the servers; they would end with us too."""
@@ -194,8 +210,10 @@ class System:
     def _events(self, answer: Answer) -> list[str]:
         """The metrics of which a request is an event."""
         found = []
-        if answer.status >= 500 or answer.status == 0:
+        if answer.status >= 500:
             found.append("errors")
+        if 400 <= answer.status < 500:
+            found.append("refused")
         if answer.latency_s > self.slow_s:
             found.append("slow")
         if 200 <= answer.status < 300:
@@ -213,7 +231,7 @@ class Live:
 
     def __init__(self, system: System, candidate: Path, ready_s: float) -> None:
         self.system, self.candidate, self.ready_s = system, candidate, ready_s
-        system.frame()  # what came before is not this rollout's
+        self._told = len(system.collect())  # what came before is not this rollout's
         self._began = self._looked = time.monotonic()
         self._early: list[Answer] = []
 
@@ -245,6 +263,7 @@ class Live:
             case Deploy(role):
                 self._deploy(role)
             case Shift(split):
+                self._look()
                 system.router.set_split(split)
             case Abort():
                 self._secure()
@@ -262,18 +281,37 @@ class Live:
                 while groups[role]:
                     groups[role].pop().stop()
             case Promote():
+                if not groups[CANDIDATE]:
+                    raise StepFailed("there is no candidate to promote")
                 # The same instances, under the other name; then nobody is moved.
-                system.router.set_group(STABLE, system._urls(CANDIDATE))
-                system.router.set_split(TrafficSplit(0.0))
+                self._route(groups[CANDIDATE])
                 groups[STABLE], groups[CANDIDATE] = groups[CANDIDATE], []
                 system.router.set_group(CANDIDATE, [])
                 system.stable = self.candidate
 
+    def put_in_order(self) -> None:
+        """All traffic to stable instances that live, and no candidate."""
+        system = self.system
+        if system._groups[STABLE]:
+            self._secure()
+            self._do(Retire(CANDIDATE))
+        else:  # a promotion did not come to its end
+            self._do(Promote())
+
     def _deploy(self, role: str) -> None:
         """Start the instances, wait until all are ready, and tell the router."""
+        group = self.system._groups[role]
+        if group:
+            raise StepFailed(f"the {role} group is not empty")
+        until_s = self.now_s + self.ready_s
         for _ in range(self.system.instances):
-            server = servers.start(self.candidate, timeout_s=self.ready_s)
-            self.system._groups[role].append(server)
+            group.append(servers.start(self.candidate, wait=False))
+        while any(server.state != "ready" for server in group):
+            self._look()
+            if self.now_s > until_s:
+                raise StepFailed(f"it was not ready within {self.ready_s:g} s")
+            time.sleep(_POLL_S)
+        for server in group:
             _warm(server, self.system._rows)
         self.system.router.set_group(role, self.system._urls(role))
 
@@ -292,24 +330,45 @@ class Live:
             raise StepFailed("the traffic has ended: its generator is gone")
 
     def _secure(self) -> None:
-        """All traffic to the stable group, and both in working order."""
+        """All traffic to the stable instances that live; then replace the dead ones.
+
+        If none lives, one is started first. If that fails, nothing is moved.
+        """
         system = self.system
         group = system._groups[STABLE]
         dead = [server for server in group if server.state == "stopped"]
+        alive = [server for server in group if server not in dead]
+        if not alive:
+            alive = [servers.start(system.stable)]
+            _warm(alive[0], system._rows)
+        self._route(alive)
+        # Instances that came in place of dead ones are not waited for by users.
+        with suppress(servers.ServerError):
+            while len(alive) < len(group):
+                alive.append(servers.start(system.stable))
+        system._groups[STABLE] = alive
+        system.router.set_group(STABLE, system._urls(STABLE))
         for server in dead:
-            fresh = servers.start(system.stable)
             server.stop()
-            group[group.index(server)] = fresh
+
+    def _route(self, group: Sequence[servers.Server]) -> None:
+        """Send everything to these instances, as the stable group, whatever it takes.
+
+        If the router is dead, the next one takes its place at the same address,
+        because that is the one that users know.
+        """
+        system = self.system
+        urls = [server.url for server in group]
         try:
+            system.router.set_group(STABLE, urls)
             system.router.set_split(TrafficSplit(0.0))
-            if dead:
-                system.router.set_group(STABLE, system._urls(STABLE))
         except (router.RouterError, servers.ServerError):
-            # Its users know its address, so the next one takes its place there.
             broken = system.router
             broken.stop(grace_s=0)
-            system.router = router.start(broken.kind, port=broken.port)
-            system.router.set_group(STABLE, system._urls(STABLE))
+            system.router = router.start(
+                broken.kind, port=broken.port, answer_timeout_s=_ANSWER_TIMEOUT_S
+            )
+            system.router.set_group(STABLE, urls)
 
     def _take(self, share: float) -> list[Measurement]:
         """What was over since the last look, under each split that it was drawn with.
@@ -317,9 +376,9 @@ class Live:
         share: in force since then; it gets a measurement even if nothing came.
         """
         system = self.system
-        new = system.load.take()
-        system.answers += new
-        new, self._early = self._early + new, []
+        answers = system.collect()
+        new, self._early = self._early + answers[self._told :], []
+        self._told = len(answers)
         now_in_force = system.router.split.candidate
         from_s, self._looked = self._looked - self._began, time.monotonic()
         to_s = self._looked - self._began

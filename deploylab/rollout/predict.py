@@ -134,7 +134,7 @@ def canary(
         paths = after
         seen += requests
         before_s += strategy.bake_s
-        if seen < enough:
+        if requests < enough:
             ends[seen] += sum(paths.values())
             seconds += before_s * sum(paths.values())
             break

@@ -147,8 +147,9 @@ def canaries(
         seen = np.minimum(first + 1, ticks)
         ended_s[alive] += ends_s[seen - 1]
         so_far = candidate.cumsum(axis=1)
-        exposed[alive] += so_far[np.arange(alive.size), seen - 1]
-        aborted[alive] |= exposed[alive] < enough
+        in_stage = so_far[np.arange(alive.size), seen - 1]
+        exposed[alive] += in_stage
+        aborted[alive] |= in_stage < enough
     return Many(aborted, ended_s, exposed)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
+from deploylab.rollout.judges import SplitEProcess
 from deploylab.rollout.model import (
     CANDIDATE,
     STABLE,
@@ -65,7 +66,8 @@ class Canary:
     it gets everything. bake_s: how long each stage is watched at least. gates: what
     is watched; any that fails ends the rollout at once, and without data at the end of
     a stage it ends as well. on_doubt: what an inconclusive verdict at the end of a
-    stage means, "abort" or "go on". sticky, salt: see TrafficSplit.
+    stage means, "abort" or "go on". sticky, salt: see TrafficSplit; with a sticky
+    split no gate may be a split e-process.
     """
 
     shares: tuple[float, ...]
@@ -85,6 +87,12 @@ class Canary:
         if self.bake_s <= 0:
             raise ValueError(
                 f"bake_s is the time to watch each stage, above 0 s, not {self.bake_s}"
+            )
+        if self.sticky and any(isinstance(g.judge, SplitEProcess) for g in self.gates):
+            raise ValueError(
+                "a sticky split draws users, and a split e-process counts requests as "
+                "if each had been drawn for itself: it would blame healthy versions. "
+                "Take Threshold gates, or a split that is not sticky."
             )
         if self.on_doubt not in ("go on", "abort"):
             raise ValueError(f'on_doubt is "go on" or "abort", not {self.on_doubt!r}')
