@@ -573,6 +573,8 @@ def _file(exercise: Exercise, thing: Any) -> Any:
 
 
 def _text(exercise: Exercise, thing: Any) -> str:
+    if exercise.kind == "choice" and isinstance(thing, set | frozenset):
+        thing = sorted(thing, key=str)
     letters = exercise.kind in ("choice", "order") and isinstance(thing, list | tuple)
     if letters and all(isinstance(letter, str) for letter in thing):
         thing = " ".join(thing)
