@@ -9,7 +9,7 @@ switch_order = order(
         "A": "Watch the errors of `v2`, while the side with `v1` stays up.",
         "B": "Send all traffic to the side with `v2`.",
         "C": "Stop the instances of `v2`.",
-        "D": "Write down which version is active now.",
+        "D": "Before anything: note which version is active.",
         "F": "Send test requests to the side with `v2`.",
         "G": "Wait until the side with `v2` has answered what it accepted.",
         "I": "Deploy `v2` on the idle side, and wait until every instance is ready.",
@@ -70,8 +70,15 @@ switch_order = order(
             "each of them?",
             "Capacity is ready before traffic comes, and traffic has left before "
             "capacity goes. The side with `v1` is touched by nobody.",
-            "1 make the new side ready and try it, 2 switch, 3 watch, 4 switch back, "
-            "5 tidy up the side that has lost its traffic.",
+            "1 note where you would go back to, make the new side ready and try it, "
+            "2 switch, 3 watch, 4 switch back, 5 tidy up the side that has lost its "
+            "traffic.",
+        ],
+        "line-missing": [
+            "Of which kind is it: what you know, what you do to a side, what you do to "
+            "the traffic, or what you look at?",
+            "Before: something is noted, one side is made ready and tried. After: it "
+            "is watched, left, emptied, stopped.",
         ],
         "drained-with-traffic": ["When does a queue become empty: while it is fed?"],
         "way-back-unknown": [
@@ -83,6 +90,27 @@ switch_order = order(
     notice="Three steps of eight are the way back, and not one of them starts a "
     "server. That is what the second set of machines was paid for.",
 )  # fmt: skip
+
+_in_order = switch_order.check
+
+
+def _noted(t: Trial) -> None:
+    """The order; first, whether the one line is missing that does nothing."""
+    if isinstance(t.thing, str):
+        t.need(
+            set(t.thing.upper()) & set("ABCDEFGHIJK") != set("ABCFGIJ"),
+            "nothing-noted",
+            f"Your order `{t.thing}` has all lines that do something.",
+            "In an emergency nobody wants to look for what was known before.",
+            "One line is missing that changes nothing: it is about what you know.",
+        )
+    _in_order(t)
+
+
+switch_order.check = _noted
+switch_order.wrong.append(
+    Wrong("notes nothing", "nothing-noted", source='answer = "IFBAJGC"')
+)
 
 
 @exercise(
@@ -175,6 +203,16 @@ switch_order = order(
             "seconds, not requests",
             "seconds",
             patch=(("return rate * (seen_s + back_s)", "return seen_s + back_s"),),
+        ),
+        Wrong(
+            "whole requests",
+            "rounded",
+            patch=(
+                (
+                    "return rate * (seen_s + back_s)",
+                    "return int(rate * (seen_s + back_s))",
+                ),
+            ),
         ),
         Wrong(
             "half of the traffic",
@@ -322,6 +360,16 @@ def switch_exposed(t: Trial) -> None:
     )
     as_by_hand(t, value, 100, 30, 1, 60, 2, 50)
     t.good("a verdict at the last second")
+    value = t.call(3, 30, 0, 300, 0.25, 50, gives="number")
+    t.need(
+        not (abs(value - 90.75) < 1 and value == round(value)),
+        "rounded",
+        f"{t.said}; 30.25 s at 3 requests a second are 90.75.",
+        "It is a number on average, and whoever adds up many releases adds up what was "
+        "rounded.",
+        "Do not round.",
+    )
+    as_by_hand(t, value, 3, 30, 0, 300, 0.25, 50)
     for _ in range(12):
         rate, window_s = int(t.rng.integers(1, 900)), int(t.rng.integers(1, 90))
         failures = int(t.rng.integers(0, 6))
