@@ -37,6 +37,43 @@ def test_only_two_versions_come():
 
 
 @pytest.mark.slow
+def test_after_failed_only_the_way_back_is_left():
+    with live.Canaries() as canaries:
+        canary = canaries.next("bad")
+        canary.start()
+        canary.shift(0.5)
+        canary.watch(2 * live.ENOUGH)
+        assert canary.verdict() == "failed"
+        for control in (lambda: canary.watch(1), lambda: canary.shift(0.5)):
+            with pytest.raises(live.AfterFailed):
+                control()
+        with pytest.raises(live.AfterFailed):
+            canary.promote()
+        assert len(canary.refused) == 3
+        canary.shift(0)
+        canary.retire()
+
+
+@pytest.mark.slow
+def test_a_canary_without_numbers_comes_to_an_end():
+    with live.Canaries() as canaries:
+        canary = canaries.next("mute")
+        canary.start()
+        canary.shift(0.5)
+        canary.watch(live.ENOUGH)
+        assert canary.verdict() == "error"
+        with pytest.raises(live.TooLong, match="may watch"):
+            canary.watch(live.MOST_WATCHED)
+
+        def ask_for_ever() -> None:
+            while True:
+                canary.verdict()
+
+        with pytest.raises(live.TooLong, match="controls"):
+            ask_for_ever()
+
+
+@pytest.mark.slow
 def test_controls_that_can_do_nothing_say_what_is_missing():
     with live.Canaries() as canaries:
         canary = canaries.next("good")

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -655,10 +655,23 @@ CANARY_RATE_PER_S = 200.0
 BAD_ERROR_RATE = 0.4
 #: Requests of the candidate's that a stage needs, for a verdict to say "successful".
 ENOUGH = 40
+#: What one canary may use: controls, requests of the candidate's to watch, and seconds
+#: of watching. A loop without an end finds one here.
+MOST_CONTROLS = 200
+MOST_WATCHED = 400
+MOST_WATCHED_S = 25.0
 
 
 class OutOfOrder(RuntimeError):
     """A control that can do nothing now; the message says what is missing."""
+
+
+class AfterFailed(OutOfOrder):
+    """A control that goes on with a version after the verdict `failed`."""
+
+
+class TooLong(OutOfOrder):
+    """A canary that has used up its controls, or what it may watch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -684,6 +697,7 @@ class Canaries:
             operate(canary)
             print(canary.log)
 
+    The "mute" version is as good as the "good" one, but its judge gets no numbers.
     Servers and traffic start with the first control that is used.
     """
 
@@ -698,13 +712,13 @@ class Canaries:
         self._clean_up.close()
 
     def next(self, version: str) -> Canary:
-        """The controls of the next candidate, a "good" version or a "bad" one."""
-        if version not in ("good", "bad"):
-            raise ValueError(f'a version is "good" or "bad" here, not {version!r}')
+        """The controls of the next candidate: "good", "bad" or "mute"."""
+        if version not in ("good", "bad", "mute"):
+            raise ValueError(f'a version is "good", "bad" or "mute", not {version!r}')
         return Canary(self, version)
 
     def save(self, name: str) -> Path:
-        """The folder of the artifact of "stable", "good" or "bad"."""
+        """The folder of the artifact of "stable", "good", "bad" or "mute"."""
         from deploylab import phishing
 
         if self._folder is None:
@@ -738,7 +752,11 @@ class Canary:
         self._measured: list[Any] = []
         self._stage: list[Any] = []
         self._stopped = 0  # how much had been measured when it was stopped
+        self._controls = self._watched = 0
+        self._watched_s = 0.0
+        self._failed = False
         self.done: list[Done] = []
+        self.refused: list[OutOfOrder] = []
         self.share = 0.0
         self.runs = self.promoted = False
 
@@ -754,8 +772,11 @@ class Canary:
         """Start the candidate's instance, and return when it is ready. No traffic."""
         from deploylab.rollout import model
 
-        if self.runs or self.promoted:
-            raise OutOfOrder("the candidate runs already; it is started once")
+        self._use("start", forward=True)
+        if self.promoted:
+            self._refuse("the candidate serves everybody now; it is started once")
+        if self.runs:
+            self._refuse("the candidate runs already; it is started once")
         self._do(model.Deploy(model.CANDIDATE))
         self.runs = True
         self._note("start")
@@ -764,6 +785,7 @@ class Canary:
         """Send the candidate this share of the requests, from the next one on."""
         from deploylab.rollout import model
 
+        self._use(f"shift({share})", forward=float(share) > 0)
         self._need_instance("can be sent any traffic")
         self._do(model.Shift(model.TrafficSplit(float(share))))
         self.share, self._stage = float(share), []
@@ -776,14 +798,31 @@ class Canary:
         """
         from deploylab.rollout import model
 
-        if not self.share or self.promoted:
-            raise OutOfOrder(
+        self._use("watch", forward=True)
+        if self.promoted:
+            self._refuse("the candidate serves everybody now; no canary is left")
+        if not self.share:
+            self._refuse(
                 "no candidate gets traffic, so there is nothing to watch; shift "
                 "some to it first"
             )
-        before = self._seen(self._stage)
+        if self._watched + requests > MOST_WATCHED:
+            self._refuse(
+                f"this canary has watched {self._watched} requests, and may watch "
+                f"{MOST_WATCHED}, which {requests} more exceed",
+                TooLong,
+            )
+        before, began = self._seen(self._stage), time.monotonic()
         while self._seen(self._stage) - before < requests:
+            if self._watched_s + time.monotonic() - began > MOST_WATCHED_S:
+                self._refuse(
+                    f"this canary has watched for {MOST_WATCHED_S:.0f} s, and "
+                    f"{requests} requests have not come",
+                    TooLong,
+                )
             self._do(model.Bake(float("inf")))
+        self._watched_s += time.monotonic() - began
+        self._watched += self._seen(self._stage) - before
         self._note("watch")
         return {
             role: {
@@ -797,10 +836,13 @@ class Canary:
         """What the split e-process says of all that was watched so far."""
         from deploylab.rollout.judges import SplitEProcess
 
+        self._use("verdict")
         # Without the ratio check: its false alarms, one in a million at each look,
         # would be the answer's.
         judge = SplitEProcess(alpha=1e-3, at_least=ENOUGH, check_ratio=False)
-        said = judge.judge("errors", self._measured).verdict.value
+        arrived = [] if self.version == "mute" else self._measured
+        said = judge.judge("errors", arrived).verdict.value
+        self._failed = said == "failed"
         self._note("verdict", said)
         return said
 
@@ -808,8 +850,11 @@ class Canary:
         """Send all traffic back to the version that serves."""
         from deploylab.rollout import model
 
-        if self.promoted or not (self.runs or self.share):
-            raise OutOfOrder(
+        self._use("abort")
+        if self.promoted:
+            self._refuse("the candidate serves everybody now; no way leads back")
+        if not (self.runs or self.share):
+            self._refuse(
                 "there is no candidate beside the version that serves, so nothing can "
                 "be aborted"
             )
@@ -824,6 +869,7 @@ class Canary:
         """
         from deploylab.rollout import model
 
+        self._use("promote", forward=True)
         self._need_instance("can be promoted")
         for step in (
             model.Shift(model.TrafficSplit(1.0)),
@@ -839,6 +885,12 @@ class Canary:
         """Stop the candidate's instance, whatever it gets at this moment."""
         from deploylab.rollout import model
 
+        self._use("retire")
+        if self.promoted:
+            self._refuse(
+                "the candidate serves everybody now, and `promote` has stopped the old "
+                "version: nothing is left to stop"
+            )
         self._need_instance("could be stopped")
         if self.share:
             # The environment of a rollout refuses that; this one does what it is told.
@@ -886,11 +938,29 @@ class Canary:
         # The router counts shares in millionths.
         self._stage += [m for m in new if abs(m.share - self.share) < 1e-6]
 
+    def _use(self, control: str, *, forward: bool = False) -> None:
+        """Count a control, and refuse it if there is no more to come of it."""
+        self._controls += 1
+        if self._controls > MOST_CONTROLS:
+            self._refuse(
+                f"this canary has used its {MOST_CONTROLS} controls, and is still not "
+                "at an end",
+                TooLong,
+            )
+        if forward and self._failed:
+            self._refuse(
+                f"the verdict was `failed`, and `{control}` goes on; `abort` and "
+                "`retire` are left",
+                AfterFailed,
+            )
+
     def _need_instance(self, what: str) -> None:
         if not self.runs:
-            raise OutOfOrder(
-                f"the candidate has no instance that {what}; start it first"
-            )
+            self._refuse(f"the candidate has no instance that {what}; start it first")
+
+    def _refuse(self, why: str, kind: type[OutOfOrder] = OutOfOrder) -> NoReturn:
+        self.refused.append(kind(why))
+        raise self.refused[-1]
 
     def _seen(self, measured: list[Any]) -> int:
         return sum(m.candidate.requests for m in measured)
