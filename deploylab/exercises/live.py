@@ -787,8 +787,9 @@ class Canary:
 
         self._use(f"shift({share})", forward=float(share) > 0)
         self._need_instance("can be sent any traffic")
-        self._do(model.Shift(model.TrafficSplit(float(share))))
-        self.share, self._stage = float(share), []
+        share = round(float(share), 6)  # the router counts in millionths
+        self._do(model.Shift(model.TrafficSplit(share)))
+        self.share, self._stage = share, []
         self._note("shift")
 
     def watch(self, requests: int) -> dict[str, dict[str, int]]:
@@ -935,7 +936,6 @@ class Canary:
     def _do(self, step: Any) -> None:
         new = self._environment.do(step)
         self._measured += new
-        # The router counts shares in millionths.
         self._stage += [m for m in new if abs(m.share - self.share) < 1e-6]
 
     def _use(self, control: str, *, forward: bool = False) -> None:
