@@ -77,6 +77,7 @@ def test_gates(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", LIVE)
 def test_gates_of_live_exercises(name):
     """Once for each answer; the trust page names them on the strength of this test."""

@@ -431,6 +431,13 @@ def test_the_split_of_each_answer_is_the_one_it_was_drawn_with(running, saved):
     assert 0 < counted <= len(frame)
 
 
+def test_a_share_that_is_no_round_number_is_counted_as_one(running, saved):
+    report = running.roll_out(Canary((1 / 3,), 1.0, (gate(),)), saved["v2"])
+    assert report.outcome == "promoted"
+    shares = {m.share for m in report.measurements if m.candidate.requests}
+    assert shares <= {0.333333, 1.0}
+
+
 def test_labels_must_fit(saved):
     with pytest.raises(ValueError, match="as many labels"):
         live.System(saved["v1"], FEATURES, LABELS[:3], rate_per_s=1)

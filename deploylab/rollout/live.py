@@ -240,9 +240,14 @@ class Live:
         """Seconds since the rollout began."""
         return time.monotonic() - self._began
 
+    @property
+    def _share_in_force(self) -> float:
+        """The candidate's share, in the millionths that a router counts in."""
+        return round(self.system.router.split.candidate, 6)
+
     def do(self, step: Step) -> list[Measurement]:
         """Carry out a step; see `engine.Environment`."""
-        share = self.system.router.split.candidate
+        share = self._share_in_force
         if isinstance(step, Promote):
             # From then on the names mean others; what follows is no part of this.
             seen = self._take(share)
@@ -379,7 +384,7 @@ class Live:
         answers = system.collect()
         new, self._early = self._early + answers[self._told :], []
         self._told = len(answers)
-        now_in_force = system.router.split.candidate
+        now_in_force = self._share_in_force
         from_s, self._looked = self._looked - self._began, time.monotonic()
         to_s = self._looked - self._began
         requests: dict[float, Counter] = defaultdict(Counter)
