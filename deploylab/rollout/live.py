@@ -402,12 +402,13 @@ class Live:
             requests[drawn][answer.role] += 1
             events[drawn, answer.role].update(system._events(answer))
             if drawn != share:
-                sent_s = min(answer.sent_s - self._began, to_s)
+                sent_s = min(answer.sent_s - self._began, from_s)
                 began[drawn] = min(began.get(drawn, sent_s), sent_s)
         return [
             Measurement(
                 began[drawn],
-                to_s,
+                # Of an earlier split: it was drawn before the last look.
+                to_s if drawn == share else from_s,
                 drawn,
                 *(
                     Counts(requests[drawn][role], dict(events[drawn, role]))
