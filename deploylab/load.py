@@ -26,10 +26,10 @@ import numpy as np
 import pandas as pd
 
 from deploylab import servers, traffic
+from deploylab.router_process import SHARE_HEADER
 
 #: Longest time that one load goes on, in seconds.
 LONGEST_S = 1800.0
-_SHARE_HEADER = "X-Share"
 
 
 class Answer(NamedTuple):
@@ -171,7 +171,7 @@ class _Told(traffic._Records):
     def answer(self, i: int, status: int, headers: Mapping, body: bytes) -> None:
         super().answer(i, status, headers, body)
         with suppress(ValueError):
-            self.share[i] = int(headers.get(_SHARE_HEADER, "")) / 1e6
+            self.share[i] = int(headers.get(SHARE_HEADER, "")) / 1e6
 
     def done(self, i: int) -> None:
         waited_s = self.finished_s[i] - self.plan.scheduled_s[i]
