@@ -242,8 +242,12 @@ class Worker(gthread.ThreadWorker):
 
     def handle_exit(self, sig: int, frame: object) -> None:
         """Take SIGTERM: begin to end (runs in the main thread)."""
-        DRAINING.set()
+        # gunicorn may send two. The second can come while the first one is handled,
+        # in the same thread, which would wait for the event's lock for ever.
+        if self.ending:
+            return
         self.ending = True
+        DRAINING.set()
         self.method_queue.defer(lambda: None)  # wakes the loop
 
     def handle(self, conn: gthread.TConn) -> object:
