@@ -9,6 +9,9 @@ A router is a process of its own, owned as a server is (see `deploylab.servers`)
 comes in two kinds that do the same: HAProxy, told what to do on its runtime socket,
 and a small one in Python (`deploylab.router_process`). Neither is ever restarted or
 reloaded to change what it does, so there is nothing that it could forget.
+
+In one thing they differ: only the Python router mirrors, that is, sends the candidate
+copies of what stable answers, whose answers no user gets (`Router.set_mirror`).
 """
 
 import csv
@@ -29,7 +32,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 from urllib.parse import urlsplit
 
 import psutil
@@ -42,6 +45,8 @@ from deploylab.router_process import (
     BODY_TIMEOUT_S,
     CONNECT_TIMEOUT_S,
     ERROR_HEADER,
+    MIRROR_HEADER,
+    PAGE_PAIRS,
     READY_PATH,
     ROLE_HEADER,
     SCALE,
@@ -53,9 +58,13 @@ from deploylab.router_process import (
 
 __all__ = [
     "ERROR_HEADER",
+    "MIRROR_HEADER",
     "ROLE_HEADER",
     "SHARE_HEADER",
+    "Answer",
     "HAProxyRouter",
+    "Pair",
+    "Pairs",
     "PythonRouter",
     "Router",
     "RouterCounts",
@@ -83,6 +92,8 @@ class RouterCounts:
     answered: answers that came from an instance of the role, whatever they say.
     errors: answers that the router gave itself because none came: no instance could
         be reached (503), it broke off (502), or it took too long (504).
+
+    Mirrored copies are not in it: no user gets their answers.
     """
 
     answered: Mapping[str, int]
@@ -91,6 +102,51 @@ class RouterCounts:
     def routed(self, role: str) -> int:
         """Requests that were sent the role's way."""
         return self.answered[role] + self.errors[role]
+
+
+class Answer(NamedTuple):
+    """What came of one side of a mirrored request.
+
+    status: of HTTP. latency_s: from the moment the router sent the request until it
+    had the whole body. body: its first 4 KiB; body_cut: whether there was more.
+    from_router: whether no instance gave an answer, so that the status is the
+    router's own: 502, 503 or 504 (see `RouterCounts`).
+    """
+
+    status: int
+    latency_s: float
+    body: bytes
+    body_cut: bool
+    from_router: bool
+
+
+class Pair(NamedTuple):
+    """A mirrored request, and what each role said to it.
+
+    sent_at_s: when it was drawn, on the clock of `time.monotonic`, which all
+    processes of a machine share. request: the first 4 KiB of the body that the user
+    sent, and the copy carried; request_cut: whether there was more. stable: what the
+    user got; candidate: what nobody got.
+    """
+
+    sent_at_s: float
+    request: bytes
+    request_cut: bool
+    stable: Answer
+    candidate: Answer
+
+
+class Pairs(NamedTuple):
+    """Mirrored requests, and how many more there are of which no pair is left.
+
+    not_sent: drawn, but 100 copies were under way, so none was sent. That happens
+    while the candidate is slow: the pairs that are here then flatter it.
+    not_kept: sent and answered, but 4,000 newer pairs were waiting to be taken.
+    """
+
+    pairs: list[Pair]
+    not_sent: int
+    not_kept: int
 
 
 class Router(ABC):
@@ -104,11 +160,15 @@ class Router(ABC):
     at random, also when the split is sticky. A request that found a connection refused
     is tried on the role's other instances; one that was sent is never sent again.
 
-    kind: ``"haproxy"`` or ``"python"``; port: TCP port on 127.0.0.1; url: without a
-    slash at its end.
+    ``X-Mirror: 1`` marks a mirrored copy for its instance, which should leave out what
+    others would notice; the router takes it off whatever a user sends.
+
+    kind: ``"haproxy"`` or ``"python"``; can_mirror: whether `set_mirror` works; port:
+    TCP port on 127.0.0.1; url: without a slash at its end.
     """
 
     kind: ClassVar[str]
+    can_mirror: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -117,6 +177,7 @@ class Router(ABC):
         port: int = 0,
     ) -> None:
         self._split = TrafficSplit(0.0)
+        self._mirror = 0.0
         self._groups: dict[str, tuple[str, ...]] = dict.fromkeys(ROLES, ())
         self._lock = threading.RLock()
         # Only its owner gets in, and once the control socket is connected nobody
@@ -154,17 +215,15 @@ class Router(ABC):
         """Divide the traffic from now on; each request sees the old split or the new.
 
         Shares count in millionths. Raises RouterError if a role would get traffic
-        and has no instance.
+        and has no instance, or the candidate would while it gets copies.
         """
-        share = round(split.candidate * SCALE)
-        if (share > 0) != (split.candidate > 0) or (share < SCALE) != (
-            split.candidate < 1
-        ):
-            raise RouterError(
-                f"a router counts shares in millionths, and {split.candidate!r} is "
-                "nearer to none or all than that. Give 0 or 1 if you mean it."
-            )
+        share = _millionths(split.candidate)
         with self._lock:
+            if share and self._mirror:
+                raise RouterError(
+                    "the candidate gets copies of stable's requests, and would answer "
+                    "users besides: one thing at a time. Call set_mirror(0) first."
+                )
             for role in ROLES:
                 if _gets_traffic(role, split) and not self._groups[role]:
                     raise RouterError(
@@ -174,6 +233,63 @@ class Router(ABC):
                     )
             self._send_split(share, split.sticky, split.salt)
             self._split = split
+
+    @property
+    def mirror(self) -> float:
+        """The share of stable's requests of which the candidate gets a copy."""
+        return self._mirror
+
+    def set_mirror(self, share: float) -> None:
+        """Send the candidate a copy of this share of stable's requests from now on.
+
+        share: from 0 to 1, in millionths; each request is drawn by itself, whoever
+        the user is. The user gets stable's answer, as without a mirror, and never
+        waits for the copy, which is sent at the same moment and marked by the header
+        ``X-Mirror: 1``. What came of both is kept for `take_pairs`.
+
+        Raises RouterError if this kind of router does not mirror, the candidate has
+        no instance, or it answers users.
+        """
+        if not 0 <= share <= 1:
+            raise RouterError(
+                f"a share of requests is between 0 and 1, not {share}; for 5 % write "
+                "0.05"
+            )
+        millionths = _millionths(share)
+        if share:
+            self._must_mirror()
+        with self._lock:
+            if share and not self._groups[CANDIDATE]:
+                raise RouterError(
+                    "the copies would go to the candidate group, which has no "
+                    f"instance: call set_group({CANDIDATE!r}, urls) first."
+                )
+            if share and self._split.candidate:
+                raise RouterError(
+                    "the candidate answers users, and would get copies of stable's "
+                    "requests besides: one thing at a time. Call "
+                    "set_split(TrafficSplit(0)) first."
+                )
+            if self.can_mirror:
+                self._send_mirror(millionths)
+            self._mirror = share
+
+    def take_pairs(self) -> Pairs:
+        """What came of the mirrored requests since the last call; each pair once.
+
+        A pair is there when both sides are, in the order of that. After
+        ``set_mirror(0)`` and ``drain(CANDIDATE)`` only those are missing whose user
+        still waits for stable. Raises RouterError if this kind does not mirror.
+        """
+        self._must_mirror()
+        return self._take_pairs()
+
+    def _must_mirror(self) -> None:
+        if not self.can_mirror:
+            raise RouterError(
+                f"a router of the kind {self.kind!r} does not mirror. The Python "
+                "router does: start one with kind='python'."
+            )
 
     def group(self, role: str) -> tuple[str, ...]:
         """The addresses of a role's instances."""
@@ -185,7 +301,7 @@ class Router(ABC):
         urls: as ``http://127.0.0.1:<port>``. The router starts and stops nothing, and
         what it has sent to an instance that is no longer there may still be answered.
 
-        Raises RouterError if the role gets traffic and `urls` is empty.
+        Raises RouterError if the role gets traffic, or copies, and `urls` is empty.
         """
         if isinstance(urls, str):
             raise RouterError(f"urls is a list of addresses; write [{urls!r}]")
@@ -195,10 +311,10 @@ class Router(ABC):
                 f"a group has at most {MAX_INSTANCES} instances, not {len(addresses)}"
             )
         with self._lock:
-            if not addresses and _gets_traffic(_role(role), self._split):
+            if not addresses and (got := self._still_gets(role)):
                 raise RouterError(
-                    f"the {role} group gets traffic, and would have no instance left. "
-                    "Move the traffic away first, with set_split."
+                    f"the {role} group gets {got[0]}, and would have no instance left. "
+                    f"{got[1]}."
                 )
             self._send_group(_role(role), addresses)
             self._groups[role] = addresses
@@ -220,27 +336,34 @@ class Router(ABC):
         return sent[CANDIDATE] / total if total else math.nan
 
     def in_flight(self, role: str) -> int:
-        """Requests that were sent the role's way and are not answered yet."""
+        """Requests, and copies, sent the role's way that are not answered yet."""
         return self._read()[1][_role(role)]
 
     def drain(self, role: str, timeout_s: float = 10) -> bool:
         """Wait until a role without traffic has answered all that it was sent.
 
         Returns whether that was so within `timeout_s`. Raises RouterError if the role
-        still gets traffic: then waiting could go on for ever.
+        still gets traffic, or copies: then waiting could go on for ever.
         """
         deadline = time.monotonic() + timeout_s
         while True:
-            if _gets_traffic(_role(role), self._split):
+            if got := self._still_gets(role):
                 raise RouterError(
-                    f"the {role} group still gets traffic. Move it away first, with "
-                    "set_split; then drain."
+                    f"the {role} group still gets {got[0]}. {got[1]}; then drain."
                 )
             if not self.in_flight(role):
                 return True
             if time.monotonic() > deadline:
                 return False
             time.sleep(_POLL_S)
+
+    def _still_gets(self, role: str) -> tuple[str, str] | None:
+        """What keeps a role busy, and what to do about it."""
+        if _gets_traffic(_role(role), self._split):
+            return "traffic", "Move the traffic away first, with set_split"
+        if role == CANDIDATE and self._mirror:
+            return "copies of requests", "End that first, with set_mirror(0)"
+        return None
 
     # -- the process that does it
 
@@ -308,6 +431,12 @@ class Router(ABC):
     def _read(self) -> tuple[RouterCounts, dict[str, int]]:
         """The counts, and the requests in flight for each role."""
 
+    def _send_mirror(self, share: int) -> None:
+        raise NotImplementedError  # of those that can
+
+    def _take_pairs(self) -> Pairs:
+        raise NotImplementedError
+
     def _finish(self, deadline: float) -> None:  # noqa: B027
         """Let it answer what it has taken, if SIGTERM alone does not."""
 
@@ -344,6 +473,7 @@ class PythonRouter(Router):
     """The router of `deploylab.router_process`."""
 
     kind = "python"
+    can_mirror = True
 
     def _command(self, folder: Path) -> list[str]:
         program = Path(__file__).with_name("router_process.py")
@@ -361,6 +491,20 @@ class PythonRouter(Router):
     def _read(self) -> tuple[RouterCounts, dict[str, int]]:
         said = self._order({"status": True})
         return RouterCounts(said["answered"], said["errors"]), said["in_flight"]
+
+    def _send_mirror(self, share: int) -> None:
+        self._order({"mirror": share})
+
+    def _take_pairs(self) -> Pairs:
+        # In pages: while the router writes one, no user is answered.
+        pairs, not_sent, not_kept, is_last = [], 0, 0, False
+        while not is_last:
+            page = self._order({"take": "pairs"})
+            pairs += [_pair(said) for said in page["pairs"]]
+            not_sent += page["not_sent"]
+            not_kept += page["not_kept"]
+            is_last = len(page["pairs"]) < PAGE_PAIRS
+        return Pairs(pairs, not_sent, not_kept)
 
     def _order(self, order: dict) -> dict:
         said = json.loads(self._ask(json.dumps(order), b"\n"))
@@ -400,6 +544,7 @@ frontend users
     bind "127.0.0.1:${{PORT}}"
     monitor-uri {READY_PATH}
     http-request deny deny_status 413 if {{ req.body_size gt {BODY_BYTES} }}
+    http-request del-header ^{MIRROR_HEADER.lower().replace("-", "[-_]")}$ -m reg
     http-request set-var(txn.split) str(now),map(split.map)
     http-request set-var(txn.share) var(txn.split),field(1,:)
     http-request set-var(txn.queue) var(txn.split),field(3,:)
@@ -652,6 +797,25 @@ def _role(role: str) -> str:
 def _gets_traffic(role: str, split: TrafficSplit) -> bool:
     # The role that has all while there is no instance at all is not counted.
     return (split.candidate if role == CANDIDATE else split.stable) > 0
+
+
+def _millionths(share: float) -> int:
+    millionths = round(share * SCALE)
+    if (millionths > 0) != (share > 0) or (millionths < SCALE) != (share < 1):
+        raise RouterError(
+            f"a router counts shares in millionths, and {share!r} is nearer to none "
+            "or all than that. Give 0 or 1 if you mean it."
+        )
+    return millionths
+
+
+def _pair(said: dict) -> Pair:
+    """A pair from JSON, in which each byte of a body is a character."""
+    said |= {"request": said["request"].encode("latin-1")}
+    for role in ROLES:
+        body = said[role]["body"].encode("latin-1")
+        said[role] = Answer(**said[role] | {"body": body})
+    return Pair(**said)
 
 
 def _address(url: str) -> str:

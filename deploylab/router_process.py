@@ -5,10 +5,12 @@
 Users ask on the port. Whoever operates the router talks to it on the Unix socket at
 the path CONTROL, one JSON object a line (see `Router.obey`): nobody who can only
 send requests can move traffic. A request is drawn, or its user is, against one
-number, the candidate's share.
+number, the candidate's share; against another, the mirror's, it is drawn whether the
+candidate gets a copy of what stable answers, and both answers are kept as a pair.
 """
 
 import asyncio
+import collections
 import contextlib
 import hashlib
 import itertools
@@ -17,6 +19,7 @@ import os
 import random
 import signal
 import sys
+import time
 
 import aiohttp
 from aiohttp import web
@@ -29,8 +32,11 @@ USER_HEADER = "X-User"
 ROLE_HEADER = "X-Role"  # of every answer: who gave it, or should have
 SHARE_HEADER = "X-Share"  # the candidate's, in millionths, when the role was drawn
 ERROR_HEADER = "X-Error-From"  # "router" where no instance gave the answer
+MIRROR_HEADER = "X-Mirror"  # "1" in a copy: nobody gets the answer, so leave no trace
 READY_PATH = "/.router/ready"  # the one path that the router answers itself
 BODY_BYTES = 1 << 20
+MAX_COPIES, MAX_PAIRS = 100, 4_000  # under way at once; kept until they are taken
+PAIR_BYTES, PAGE_PAIRS = 4 << 10, 100  # kept of a body; taken at once
 CONNECT_TIMEOUT_S, BODY_TIMEOUT_S = 3, 10
 ANSWER_TIMEOUT_S = int(os.environ.get("ANSWER_TIMEOUT_S", "30"))  # for the instance
 # About one connection and not about the message, so they are not passed on (RFC 9110,
@@ -39,7 +45,8 @@ HOP_BY_HOP = set(
     "connection keep-alive proxy-authenticate proxy-authorization proxy-connection "
     "te "  # codespell:ignore te
     "trailer transfer-encoding upgrade expect content-length".split()
-) | {name.lower() for name in (ROLE_HEADER, SHARE_HEADER, ERROR_HEADER)}
+) | {name.lower() for name in (ROLE_HEADER, SHARE_HEADER, ERROR_HEADER, MIRROR_HEADER)}
+HOP_BY_HOP.add(MIRROR_HEADER.lower().replace("-", "_"))  # to WSGI it is the same
 
 
 def queue(salt: str) -> str:
@@ -67,7 +74,11 @@ class Router:
         self.answered = dict.fromkeys(ROLES, 0)
         self.errors = dict.fromkeys(ROLES, 0)
         self.in_flight = dict.fromkeys(ROLES, 0)
-        self.turn = itertools.count()
+        self.turn = {role: itertools.count() for role in ROLES}
+        self.mirror = 0  # the share of stable's requests that are copied
+        self.copies: set[asyncio.Task] = set()
+        self.pairs = collections.deque(maxlen=MAX_PAIRS)
+        self.lost = {"not_sent": 0, "not_kept": 0}
 
     def draw(self, user: str | None) -> tuple[str, int]:
         """Who answers the next request of this user, and the share that decided it."""
@@ -89,9 +100,10 @@ class Router:
         except TimeoutError:
             return failure(408, "router", f"no whole body within {BODY_TIMEOUT_S} s")
         role, share = self.draw(request.headers.get(USER_HEADER))
+        pair = self.copy(request, body) if role == "stable" else {}
         self.in_flight[role] += 1
         try:
-            answer = await self.forward(role, request, body)
+            answer = await self.timed(role, request, body, pair)
         finally:
             self.in_flight[role] -= 1
         counts = self.errors if ERROR_HEADER in answer.headers else self.answered
@@ -99,12 +111,46 @@ class Router:
         answer.headers[SHARE_HEADER] = str(share)
         return answer
 
+    def copy(self, request: web.BaseRequest, body: bytes) -> dict:
+        """Send the candidate a copy if it is drawn; return the pair to be, or {}."""
+        if random.randrange(SCALE) >= self.mirror:
+            return {}
+        if len(self.copies) == MAX_COPIES:
+            self.lost["not_sent"] += 1
+            return {}
+        pair = {"sent_at_s": time.monotonic(), **kept("request", body)}
+        task = asyncio.create_task(self.timed("candidate", request, body, pair))
+        self.copies.add(task)
+        task.add_done_callback(self.copies.discard)
+        return pair
+
+    async def timed(
+        self, role: str, request: web.BaseRequest, body: bytes, pair: dict
+    ) -> web.Response:
+        """Forward a request; what came of it goes into its pair, if it has one."""
+        began_s = time.monotonic()
+        is_copy = bool(pair) and role == "candidate"
+        answer = await self.forward(role, request, body, is_copy)
+        if pair:
+            pair[role] = {
+                "status": answer.status,
+                "latency_s": time.monotonic() - began_s,
+                "from_router": ERROR_HEADER in answer.headers,
+                **kept("body", answer.body),
+            }
+            if all(role in pair for role in ROLES):
+                self.lost["not_kept"] += len(self.pairs) == MAX_PAIRS
+                self.pairs.append(pair)  # the oldest goes
+        return answer
+
     async def forward(
-        self, role: str, request: web.BaseRequest, body: bytes
+        self, role: str, request: web.BaseRequest, body: bytes, is_copy: bool
     ) -> web.Response:
         """Ask the role's instances in turn until one can be reached."""
-        instances, first = self.groups[role], next(self.turn)
+        instances, first = self.groups[role], next(self.turn[role])
         asked = end_to_end(request.headers)
+        if is_copy:
+            asked[MIRROR_HEADER] = "1"
         path = request.rel_url.raw_path_qs
         path = path if path.startswith("/") else "/" + path
         for i in range(len(instances)):
@@ -118,7 +164,7 @@ class Router:
                     data=body or None,
                     allow_redirects=False,
                 ) as answer:
-                    content = await answer.read()
+                    content = await (beginning(answer) if is_copy else answer.read())
             except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError):
                 continue  # nothing was sent yet, so another one may be asked
             except TimeoutError:
@@ -142,12 +188,19 @@ class Router:
                 0 <= share <= SCALE
             ):
                 self.split = (share, sticky, salt)
+            case {"mirror": int(share)} if 0 <= share <= SCALE:
+                self.mirror = share
+            case {"take": "pairs"}:
+                page = range(min(PAGE_PAIRS, len(self.pairs)))
+                lost, self.lost = self.lost, dict.fromkeys(self.lost, 0)
+                return {"pairs": [self.pairs.popleft() for _ in page], **lost}
             case {"status": True}:
                 pass
             case other:
                 raise ValueError(f"no order of this router: {str(other)[:100]}")
-        names = ("answered", "errors", "in_flight")
-        return {name: dict(getattr(self, name)) for name in names}
+        said = {n: dict(getattr(self, n)) for n in ("answered", "errors", "in_flight")}
+        said["in_flight"]["candidate"] += len(self.copies)
+        return said
 
     async def control(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -168,6 +221,20 @@ def end_to_end(headers: CIMultiDict) -> CIMultiDict:
     named = {word.strip().lower() for word in headers.get("Connection", "").split(",")}
     drop = HOP_BY_HOP | named
     return CIMultiDict((k, v) for k, v in headers.items() if k.lower() not in drop)
+
+
+def kept(name: str, body: bytes) -> dict:
+    """The beginning of a body for a pair, and whether there was more, for JSON."""
+    cut = len(body) > PAIR_BYTES
+    return {name: body[:PAIR_BYTES].decode("latin-1"), f"{name}_cut": cut}
+
+
+async def beginning(answer: aiohttp.ClientResponse) -> bytes:
+    """What a pair keeps of an answer, however long it is, and a byte of what is cut."""
+    content = bytearray()
+    async for chunk in answer.content.iter_any():
+        content += chunk[: PAIR_BYTES + 1 - len(content)]
+    return bytes(content)
 
 
 def failure(status: int, role: str, says: str) -> web.Response:
@@ -200,6 +267,9 @@ async def main() -> None:
         await web.TCPSite(runner, "127.0.0.1", int(os.environ["PORT"])).start()
         sys.stderr.write(f"routing on port {os.environ['PORT']}\n")
         await asked_to_end.wait()
+        router.mirror = 0
+        for copy in router.copies:
+            copy.cancel()
         await runner.cleanup()
 
 
