@@ -7,6 +7,7 @@ than one in a million.
 
 import contextlib
 import itertools
+import json
 import os
 import re
 import signal
@@ -24,14 +25,15 @@ import psutil
 import pytest
 from scipy.stats import binom
 
-from deploylab import artifacts, phishing, router, servers, traffic
+from deploylab import artifacts, phishing, router, router_process, servers, traffic
 from deploylab.rollout.model import CANDIDATE, STABLE, TrafficSplit
-from deploylab.router import Router, RouterError
+from deploylab.router import MIRROR_HEADER, Pair, Router, RouterError
 
 slow = pytest.mark.slow
 FALSE_ALARM = 1e-8  # of one bound; there are some dozens
 
-# An instance that names itself, and does on some paths what instances should not.
+# An instance that names itself, and does on some paths what instances should not; with
+# "only=new" in the query those of the version "new" alone do.
 INSTANCE = """
 import asyncio, collections, os, pathlib, sys
 from aiohttp import web
@@ -39,20 +41,22 @@ seen = collections.Counter()
 async def answer(request):
     seen[request.rel_url.raw_path_qs] += 1
     body = await request.read()
-    if request.path == "/break":
+    meant = request.query.get("only", sys.argv[1]) == sys.argv[1]
+    if request.path == "/break" and meant:
         request.transport.abort()
     if request.path == "/seen":
         return web.json_response(seen)
     if request.path == "/echo":
         return web.json_response([request.method, len(body), dict(request.headers)])
-    if request.path == "/slow":
+    if request.path == "/slow" and meant:
         folder = pathlib.Path(request.query["folder"])
         (folder / "started").touch()
         while not (folder / "go").exists():
             await asyncio.sleep(0.01)
     return web.json_response(
-        {"version": sys.argv[1], "probability": 0.5},
-        status=int(request.query.get("status", 200)),
+        {"version": sys.argv[1], "probability": 0.5,
+         "padding": "x" * (int(request.query.get("padding", 0)) if meant else 0)},
+        status=int(request.query.get("status", 200)) if meant else 200,
         headers={"X-Model-Version": sys.argv[1], "X-Role": "a lie", "X-Share": "a lie"},
     )
 app = web.Application(client_max_size=1 << 20)
@@ -293,6 +297,53 @@ def test_no_weight_without_instances(front, instances):
 
 
 @slow
+def test_haproxy_does_not_mirror_and_says_who_does(instances):
+    with begin("haproxy") as front:
+        assert not front.can_mirror
+        for refused in (lambda: front.set_mirror(0.5), front.take_pairs):
+            with pytest.raises(RouterError, match=r"not mirror.*kind='python'"):
+                refused()
+        front.set_mirror(0)  # as it is
+        assert front.mirror == 0
+        front.set_group(STABLE, [instances["old-1"]])
+        assert ask_many(front, [None]) == [STABLE]
+
+
+@slow
+def test_no_mirror_without_instances_or_beside_a_split(mirroring, instances):
+    mirroring.set_mirror(0)
+    mirroring.set_group(CANDIDATE, [])
+    with pytest.raises(RouterError, match=r"no instance: call set_group\('candidate'"):
+        mirroring.set_mirror(0.1)
+    mirroring.set_group(CANDIDATE, [instances["new"]])
+    mirroring.set_split(TrafficSplit(0.1))
+    with pytest.raises(RouterError, match=r"Call set_split\(TrafficSplit\(0\)\) first"):
+        mirroring.set_mirror(0.1)
+    assert mirroring.mirror == 0
+    mirroring.set_split(TrafficSplit(0))
+    mirroring.set_mirror(0.1)
+    with pytest.raises(
+        RouterError, match=r"one thing at a time.*set_mirror\(0\) first"
+    ):
+        mirroring.set_split(TrafficSplit(0.1))
+    with pytest.raises(
+        RouterError, match=r"gets copies of requests, and.*set_mirror\("
+    ):
+        mirroring.set_group(CANDIDATE, [])
+    for share, says in [
+        (-0.1, "between 0 and 1"),
+        (5, "write 0.05"),
+        (1e-9, "million"),
+    ]:
+        with pytest.raises(RouterError, match=says):
+            mirroring.set_mirror(share)
+    with pytest.raises(RouterError, match="between 0 and 1, not nan"):
+        mirroring.set_mirror(float("nan"))
+    assert (mirroring.mirror, mirroring.split) == (0.1, TrafficSplit(0))
+    mirroring.set_split(TrafficSplit(0, salt="another"))  # none is none
+
+
+@slow
 def test_a_wrong_order_is_refused_and_changes_nothing(front, instances):
     url = instances["new"]
     for urls, says in [
@@ -320,7 +371,14 @@ def test_garbage_on_the_control_socket_is_refused(front):
         with pytest.raises(RouterError, match="does not know the order 'nonsense'"):
             front._order("nonsense")
     else:
-        for line in ('{"share": 2000000, "sticky": true, "salt": ""}', "[]", '"x"'):
+        for line in (
+            '{"share": 2000000, "sticky": true, "salt": ""}',
+            '{"mirror": 2000000}',
+            '{"mirror": -1}',
+            '{"take": "all"}',
+            "[]",
+            '"x"',
+        ):
             assert "no order of this router" in front._ask(line, b"\n")
         for line in ("{", "x" * 200_000, '{"role": "stable", "urls": ["::"]}'):
             assert '"error"' in front._ask(line, b"\n")
@@ -546,6 +604,376 @@ def test_four_instances_can_be_replaced_by_four_others(front, tmp_path):
             assert b'"/": 10' in got, "each has its turn"
 
 
+# -- a mirror ----------------------------------------------------------------------
+#
+# Only the Python router mirrors. Where a copy is still hanging when the user has the
+# answer, the test itself lets it go afterwards: no clock decides.
+
+
+@pytest.fixture(scope="module")
+def mirror_router() -> Iterator[Router]:
+    with router.start("python") as running:
+        yield running
+
+
+@pytest.fixture
+def mirroring(mirror_router, instances) -> Iterator[Router]:
+    """A router that copies each request to the candidate, and has no pair yet."""
+    mirror_router.set_mirror(0)
+    mirror_router.set_group(STABLE, [instances["old-1"]])
+    mirror_router.set_group(CANDIDATE, [instances["new"]])
+    mirror_router.set_split(TrafficSplit(0))
+    settle(mirror_router)
+    mirror_router.take_pairs()
+    mirror_router.set_mirror(1)
+    return mirror_router
+
+
+def settle(front: Router) -> None:
+    for role in (CANDIDATE, STABLE):
+        eventually(lambda role=role: not front.in_flight(role), f"{role} has answered")
+
+
+def pairs_of(front: Router) -> list[Pair]:
+    """The pairs since the last call, when all that was sent is answered."""
+    settle(front)
+    pairs, not_sent, not_kept = front.take_pairs()
+    assert (not_sent, not_kept) == (0, 0)
+    return pairs
+
+
+def post(path: str, body: bytes, *headers: str) -> bytes:
+    lines = [f"POST {path} HTTP/1.1", "Host: lab", *headers]
+    lines += [f"Content-Length: {len(body)}", "Connection: close", "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def statuses(pair: Pair) -> tuple[int, int]:
+    return pair.stable.status, pair.candidate.status
+
+
+@slow
+def test_users_get_stables_answers_alone_and_as_without_a_mirror(mirroring):
+    def answers() -> list:
+        got = exchange(
+            mirroring.url, request(last=False) * 30 + request("/?status=404")
+        )
+        lines = got.decode().split("\r\n")
+        return [line for line in lines if not line.startswith("Date")]
+
+    before = mirroring.counts()
+    mirrored = answers()
+    assert len(pairs_of(mirroring)) == 31
+    mirroring.set_mirror(0)
+    assert answers() == mirrored
+    assert pairs_of(mirroring) == []
+    text = "\n".join(mirrored)
+    assert text.count('{"version": "old-1"') == text.count("X-Role: stable") == 31
+    assert "new" not in text
+    after = mirroring.counts()
+    assert after.answered[STABLE] - before.answered[STABLE] == 62
+    assert after.answered[CANDIDATE] == before.answered[CANDIDATE], "users only"
+    assert mirroring.achieved(before) == 0
+
+
+@slow
+@pytest.mark.parametrize("share", [0, 0.05, 0.5, 1])
+def test_achieves_the_share_of_the_mirror(mirroring, instances, share):
+    """False alarm: 1e-8 each; none at 0 and 1."""
+    n, path = 1_000, f"/?mirror={share}"
+    mirroring.set_mirror(share)
+    assert mirroring.mirror == share
+    for _ in range(n // 100):
+        got = exchange(mirroring.url, request(path, last=False) * 99 + request(path))
+        assert [h["x-role"] for _, h in heads(got)] == [STABLE] * 100
+        settle(mirroring)  # or a slow machine might come to the limit of copies
+    pairs = pairs_of(mirroring)
+    assert_plausible(len(pairs), n, share)
+    seen = json.loads(
+        exchange(instances["new"], request("/seen")).split(b"\r\n\r\n")[1]
+    )
+    assert seen.get(path, 0) == len(pairs), "a copy each, and no other"
+
+
+@slow
+def test_a_pair_is_of_one_request(mirroring):
+    """Many at once, so that those that came together would be mixed up."""
+
+    def send(i: int) -> None:
+        for j in range(5):
+            name = f"{i}-{j}".encode() + b"\x00\xff\n\xe9"
+            sent = post("/echo?only=new", name, f"X-Mine: {i}-{j}", f"X-User: {i}")
+            assert heads(exchange(mirroring.url, sent))[0][0] == 200
+
+    threads = [threading.Thread(target=send, args=[i]) for i in range(20)]
+    before_s = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pairs = pairs_of(mirroring)
+    after_s = time.monotonic()
+    names = set()
+    for pair in pairs:
+        name = pair.request.split(b"\x00")[0].decode()
+        assert pair.request == name.encode() + b"\x00\xff\n\xe9", "byte for byte"
+        names.add(name)
+        for answer, marks in [(pair.stable, None), (pair.candidate, "1")]:
+            method, length, headers = json.loads(answer.body)
+            assert (method, length) == ("POST", len(pair.request))
+            assert headers["X-Mine"] == name
+            assert headers["X-User"] == name.split("-")[0]
+            assert headers.get(MIRROR_HEADER) == marks
+            assert answer.status == 200
+            assert not answer.from_router
+            assert not answer.body_cut
+            assert 0 < answer.latency_s < after_s - before_s
+        assert before_s < pair.sent_at_s < after_s, "one clock for all processes"
+    assert len(pairs) == len(names) == 100
+
+
+@slow
+def test_no_user_passes_for_a_copy(front):
+    """Through either router; nor with the underscore that WSGI takes for a dash."""
+    if front.kind == "python":
+        front.set_mirror(0)
+    fakes = [f"{MIRROR_HEADER}: 1", "x-mirror: 1", "X_Mirror: 1", "x_mIRROR: yes"]
+    for headers in [[fake] for fake in fakes] + [fakes]:
+        ((status, _),) = heads(got := exchange(front.url, post("/echo", b"", *headers)))
+        assert status == 200
+        assert b"mirror" not in got.lower()
+
+
+@slow
+@pytest.mark.parametrize(
+    "fake", ["X-Mirror: 0", "X-MIRROR: no", "Connection: X-Mirror"]
+)
+def test_a_copy_says_so_whatever_the_user_says(mirroring, fake):
+    exchange(mirroring.url, post("/echo", b"", fake))
+    (pair,) = pairs_of(mirroring)
+    assert b"mirror" not in pair.stable.body.lower()
+    headers = json.loads(pair.candidate.body)[2]
+    assert [v for k, v in headers.items() if k.lower() == "x-mirror"] == ["1"]
+
+
+@slow
+def test_users_do_not_wait_for_a_copy_that_hangs(mirroring, tmp_path):
+    path = f"/slow?only=new&folder={tmp_path}"
+    got = exchange(mirroring.url, request(path, last=False) * 4 + request(path))
+    assert [(s, h["x-role"]) for s, h in heads(got)] == [(200, STABLE)] * 5
+    answered_s = time.monotonic()
+    eventually((tmp_path / "started").exists, "a copy is there")
+    assert mirroring.in_flight(CANDIDATE) == 5
+    assert mirroring.in_flight(STABLE) == 0
+    assert mirroring.take_pairs() == ([], 0, 0), "not there while it is under way"
+    with pytest.raises(
+        RouterError, match=r"still gets copies.*set_mirror\(0\); then d"
+    ):
+        mirroring.drain(CANDIDATE)
+    mirroring.set_mirror(0)
+    assert not mirroring.drain(CANDIDATE, timeout_s=0.1)
+    assert ask_many(mirroring, [None] * 10) == [STABLE] * 10
+    hung_s = time.monotonic() - answered_s
+    (tmp_path / "go").touch()
+    assert mirroring.drain(CANDIDATE)
+    pairs = pairs_of(mirroring)
+    assert [statuses(pair) for pair in pairs] == [(200, 200)] * 5
+    assert all(pair.candidate.latency_s > hung_s for pair in pairs)
+
+
+@slow
+def test_a_pair_waits_for_stable_as_well(mirroring, tmp_path):
+    path = f"/slow?only=old-1&folder={tmp_path}"
+    asking = threading.Thread(target=lambda: ask(mirroring, path))
+    asking.start()
+    eventually((tmp_path / "started").exists, "the request is there")
+    eventually(lambda: not mirroring.in_flight(CANDIDATE), "the copy is answered")
+    assert mirroring.take_pairs() == ([], 0, 0)
+    (tmp_path / "go").touch()
+    asking.join()
+    (pair,) = pairs_of(mirroring)
+    assert pair.stable.latency_s > pair.candidate.latency_s
+
+
+@slow
+def test_a_user_who_hangs_up_leaves_a_whole_pair(mirroring, tmp_path):
+    path = f"/slow?folder={tmp_path}"
+    host, port = mirroring.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), 60) as connection:
+        connection.sendall(request(path))
+        eventually(lambda: mirroring.in_flight(CANDIDATE) == 1, "a copy is there")
+    (tmp_path / "go").touch()
+    (pair,) = pairs_of(mirroring)
+    assert statuses(pair) == (200, 200)
+
+
+@slow
+def test_what_fails_on_one_side_is_noted_and_users_feel_only_stable(
+    mirroring, tmp_path
+):
+    for path, status, expected in [
+        ("/?status=500&only=new", 200, (200, 500)),
+        ("/break?only=new", 200, (200, 502)),
+        ("/?status=503&only=old-1", 503, (503, 200)),
+        ("/break?only=old-1", 502, (502, 200)),
+        ("/break", 502, (502, 502)),
+    ]:
+        got, headers = ask(mirroring, path)
+        assert (got, headers["x-role"]) == (status, STABLE)
+        (pair,) = pairs_of(mirroring)
+        assert statuses(pair) == expected
+        for answer in (pair.stable, pair.candidate):
+            assert answer.from_router == (answer.status == 502)
+
+
+@slow
+def test_a_candidate_that_dies_is_noted(mirroring, tmp_path):
+    with instance("new", tmp_path) as first, instance("new", tmp_path) as second:
+        mirroring.set_group(CANDIDATE, [first.url, second.url])
+        first.stop(grace_s=0)
+        assert ask_many(mirroring, [None] * 10) == [STABLE] * 10
+        assert [statuses(pair) for pair in pairs_of(mirroring)] == [(200, 200)] * 10
+        hanging = f"/slow?only=new&folder={tmp_path}"
+        assert ask(mirroring, hanging)[0] == 200
+        eventually((tmp_path / "started").exists, "the copy is there")
+        second.stop(grace_s=0)
+        (pair,) = pairs_of(mirroring)
+        assert (statuses(pair), pair.candidate.from_router) == ((200, 502), True)
+        assert ask_many(mirroring, [None] * 10) == [STABLE] * 10
+        for pair in pairs_of(mirroring):
+            assert (statuses(pair), pair.candidate.from_router) == ((200, 503), True)
+
+
+@slow
+def test_a_copy_without_an_answer_ends_with_504(instances, tmp_path):
+    with router.start("python", answer_timeout_s=1) as front:
+        front.set_group(STABLE, [instances["old-1"]])
+        front.set_group(CANDIDATE, [instances["new"]])
+        front.set_mirror(1)
+        assert ask(front, f"/slow?only=new&folder={tmp_path}")[0] == 200
+        (pair,) = pairs_of(front)
+        (tmp_path / "go").touch()
+    assert (statuses(pair), pair.candidate.from_router) == ((200, 504), True)
+
+
+@slow
+def test_each_instance_has_its_turn_under_a_mirror(mirroring, instances):
+    mirroring.set_group(STABLE, [instances["old-1"], instances["old-2"]])
+    got = exchange(mirroring.url, request(last=False) * 19 + request())
+    versions = Counter(headers["x-model-version"] for _, headers in heads(got))
+    assert versions == {"old-1": 10, "old-2": 10}
+
+
+@slow
+def test_only_the_beginning_of_a_body_is_kept_and_said_so(mirroring):
+    limit = router_process.PAIR_BYTES
+    big = b"b" * (limit + 1)
+    for body, path, cuts in [
+        (big[1:], "/", (False, False, False)),
+        (big, "/", (True, False, False)),
+        (b"", "/?padding=1000000&only=old-1", (False, True, False)),
+        (b"", "/?padding=1000000&only=new", (False, False, True)),
+    ]:
+        exchange(mirroring.url, post(path, body))
+        (pair,) = pairs_of(mirroring)
+        got = pair.request, pair.stable.body, pair.candidate.body
+        marks = pair.request_cut, pair.stable.body_cut, pair.candidate.body_cut
+        assert marks == cuts
+        assert body.startswith(pair.request)
+        for kept, cut in zip(got, cuts, strict=True):
+            assert len(kept) == limit if cut else len(kept) <= limit
+
+
+@slow
+def test_many_large_pairs_are_taken_whole_and_in_order(mirroring):
+    """Some hundred pages' worth of what a socket gives at once."""
+    n = 2 * router_process.PAGE_PAIRS + 50
+    filling = bytes(range(256)) * 15
+    for start in range(0, n, 50):
+        sent = [
+            post("/?padding=4000", b"%d " % i + filling)
+            for i in range(start, start + 50)
+        ]
+        sent = [one.replace(b"Connection: close\r\n", b"") for one in sent[:-1]] + sent[
+            -1:
+        ]
+        assert len(heads(exchange(mirroring.url, b"".join(sent)))) == 50
+        settle(mirroring)
+    pairs = pairs_of(mirroring)
+    assert sorted(int(pair.request.split()[0]) for pair in pairs) == list(range(n))
+    assert all(pair.request.endswith(filling) for pair in pairs)
+    assert pairs_of(mirroring) == [], "each is taken once"
+
+
+@slow
+def test_of_too_many_copies_at_once_the_rest_is_dropped_and_counted(
+    mirroring, tmp_path
+):
+    path, limit = f"/slow?only=new&folder={tmp_path}", router_process.MAX_COPIES
+    assert limit == 100
+    got = exchange(mirroring.url, request(path, last=False) * 129 + request(path))
+    assert [(s, h["x-role"]) for s, h in heads(got)] == [(200, STABLE)] * 130
+    assert mirroring.in_flight(CANDIDATE) == 100
+    assert mirroring.take_pairs() == ([], 30, 0)
+    (tmp_path / "go").touch()
+    assert [statuses(pair) for pair in pairs_of(mirroring)] == [(200, 200)] * 100
+    assert ask(mirroring)[0] == 200
+    assert len(pairs_of(mirroring)) == 1, "there is room again"
+
+
+@slow
+def test_of_pairs_that_nobody_takes_the_oldest_go_and_are_counted(mirroring):
+    limit, more = router_process.MAX_PAIRS, 37
+    for start in range(0, limit + more, 100):
+        size = min(100, limit + more - start)
+        one = post("/", b"late" if start else b"early").replace(
+            b"Connection: close\r\n", b""
+        )
+        last = post("/", b"late")
+        assert len(heads(exchange(mirroring.url, one * (size - 1) + last))) == size
+        settle(mirroring)
+    pairs, not_sent, not_kept = mirroring.take_pairs()
+    assert (len(pairs), not_sent, not_kept) == (limit, 0, more)
+    assert Counter(pair.request for pair in pairs)[b"early"] == 99 - more
+    assert mirroring.take_pairs() == ([], 0, 0), "they are told once"
+
+
+@slow
+def test_stop_answers_users_and_cuts_copies_off(instances, tmp_path):
+    """The copy would hang for ever: only if it is cut off does the router end well."""
+    users, copies, answers = tmp_path / "users", tmp_path / "copies", []
+    users.mkdir()
+    copies.mkdir()
+    with (
+        instance("new", tmp_path) as candidate,
+        router.start("python", answer_timeout_s=600) as front,
+    ):
+        front.set_group(STABLE, [instances["old-1"]])
+        front.set_group(CANDIDATE, [candidate.url])
+        front.set_mirror(1)
+        assert ask(front, f"/slow?only=new&folder={copies}")[0] == 200
+        eventually((copies / "started").exists, "the copy is there")
+        asking = threading.Thread(
+            target=lambda: answers.append(
+                ask(front, f"/slow?only=old-1&folder={users}")
+            )
+        )
+        asking.start()
+        eventually((users / "started").exists, "the request is there")
+        stopping = threading.Thread(target=lambda: answers.append(front.stop(60)))
+        stopping.start()
+        (users / "go").touch()
+        asking.join()
+        stopping.join()
+        assert front.processes() == []
+        assert front.log().splitlines() == [f"routing on port {front.port}"]
+        assert candidate.state == "ready"
+        (copies / "go").touch()
+    (status, headers), ended = sorted(answers, key=lambda a: a is True)
+    assert (status, headers["x-role"]) == (200, STABLE)
+    assert ended is True
+
+
 # -- hostile input -----------------------------------------------------------------
 
 LARGE = 1 << 21
@@ -601,6 +1029,17 @@ def test_hostile_input_is_answered_and_the_next_one_served(front, name):
     assert front.counts().errors == before.errors
     assert ask(front)[0] == 200
     assert front.state == "ready"
+
+
+@slow
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_input_is_answered_under_a_mirror(mirroring, name):
+    sent, expected = HOSTILE[name]
+    answers = heads(exchange(mirroring.url, sent))
+    if answers or len(sent) < LARGE:
+        assert answers[0][0] in expected
+    served = expected == {200}
+    assert [statuses(pair) for pair in pairs_of(mirroring)] == [(200, 200)] * served
 
 
 @slow
