@@ -59,8 +59,8 @@ def waves(instances: int, surge: int, unavailable: int) -> list[tuple[int, int]]
     From (instances, 0) to (0, instances). A wave is all instances that start at the
     same time; they are taken to become ready together, upon which as many old ones are
     stopped as the limits allow, and these are no longer counted. While the first wave
-    starts, only ``instances - unavailable`` are ready: as many old ones are stopped
-    before any new one is.
+    starts, only ``instances - unavailable`` are ready: the other old ones are stopped
+    at once, before any new one is ready.
 
     surge, unavailable: as from ``resolve``. Raises ValueError if they let nothing move.
 
@@ -77,7 +77,6 @@ def waves(instances: int, surge: int, unavailable: int) -> list[tuple[int, int]]
             "with surge 0 and unavailable 0 nothing can move; take the numbers that "
             "fenceposts.resolve(...) gives"
         )
-    unavailable = min(unavailable, instances)
     states = [(instances, 0)]
     while states[-1] != (0, instances):
         new = min(instances, states[-1][1] + surge + unavailable)
