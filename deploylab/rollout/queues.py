@@ -121,7 +121,7 @@ def shared_queue(
     service, opens, closes = _servers(outer, service_s, opens_s, closes_s)
     if not patience_s >= 0:
         raise ValueError(f"patience_s is at least 0 seconds, not {patience_s}")
-    all_served = patience_s == inf and (opens < inf).all() and (closes == inf).all()
+    nobody_leaves = patience_s == inf and (closes == inf).all()
     # A request that nobody will ever take waits for ever: longer than any patience.
     patience_s = min(patience_s, np.finfo(float).max)
     replications, c = service.shape
@@ -140,13 +140,13 @@ def shared_queue(
 
     for i, arrival in enumerate(arrivals):
         place, start = soonest(arrival)
-        if not all_served:
+        if not nobody_leaves:
             while (shut := (closes.take(place) <= start) & (start < inf)).any():
                 free[place[shut]] = inf  # then who is the soonest of the others?
                 place, start = soonest(arrival)
         np.multiply(service.take(place), work[i], out=services[i])
         end = start + services[i]
-        if not all_served:
+        if not nobody_leaves:
             end = np.where(start - arrival <= patience_s, end, free.take(place))
         free[place] = end
         starts[i], places[i] = start, place
