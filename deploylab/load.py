@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from deploylab import servers, traffic
-from deploylab.router_process import SHARE_HEADER
+from deploylab.router_process import ERROR_HEADER, SHARE_HEADER
 
 #: Longest time that one load goes on, in seconds.
 LONGEST_S = 1800.0
@@ -39,7 +39,8 @@ class Answer(NamedTuple):
     machine's monotonic clock (sent_s is NaN if no connection came free); latency_s:
     from the time at which it was due; status: 0 if there was no answer; role: whom the
     router chose, None if nobody said; share: the candidate's share of the traffic when
-    it chose, NaN likewise; probability: as answered, NaN if it was not.
+    it chose, NaN likewise; probability: as answered, NaN if it was not; from_router:
+    whether the answer is the router's own.
     """
 
     row: int
@@ -51,6 +52,7 @@ class Answer(NamedTuple):
     role: str | None
     share: float
     probability: float
+    from_router: bool = False
 
 
 class Load:
@@ -167,11 +169,13 @@ class _Told(traffic._Records):
         super().__init__(len(plan))
         self.plan, self.rows, self.timeout_s = plan, rows, timeout_s
         self.share = np.full(self.n, np.nan)
+        self.from_router = np.zeros(self.n, bool)
 
     def answer(self, i: int, status: int, headers: Mapping, body: bytes) -> None:
         super().answer(i, status, headers, body)
         with suppress(ValueError):
             self.share[i] = int(headers.get(SHARE_HEADER, "")) / 1e6
+        self.from_router[i] = headers.get(ERROR_HEADER) == "router"
 
     def done(self, i: int) -> None:
         waited_s = self.finished_s[i] - self.plan.scheduled_s[i]
@@ -186,6 +190,7 @@ class _Told(traffic._Records):
             self.role[i],
             float(self.share[i]),
             float(self.prediction[i]),
+            bool(self.from_router[i]),
         )
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

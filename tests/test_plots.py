@@ -88,7 +88,9 @@ BLUE_GREEN = BlueGreen(20, (Gate("errors", Threshold(0.02, window_s=1.0)),))
 def simulated(strategy, chance, *, tick_s=0.5, deploy_s=2.0, stable=0.002) -> Report:
     rates = {"stable": {"errors": stable}, "candidate": {"errors": chance}}
     rng = np.random.default_rng(5)
-    return carry_out(strategy, Simulated(rates, 150, rng, tick_s, deploy_s))
+    ready_s = 0.0 if deploy_s is None else None
+    environment = Simulated(rates, 150, rng, tick_s, deploy_s or 0.0, ready_s=ready_s)
+    return carry_out(strategy, environment)
 
 
 def report_of(shares, log=(), *, tick_s=0.5, errors=0) -> Report:

@@ -5,31 +5,47 @@ them, ``carry_out`` asks the one, tells the other, and writes the log from which
 report is drawn.
 """
 
-from deploylab.rollout.engine import Report, carry_out
-from deploylab.rollout.judges import SplitEProcess, Threshold
+from deploylab.rollout.engine import Report, carry_out, carry_out_services, replay
+from deploylab.rollout.judges import FixedSample, SplitEProcess, Threshold
 from deploylab.rollout.model import (
     Counts,
     Event,
     Gate,
-    Group,
     Measurement,
     TrafficSplit,
     Verdict,
 )
-from deploylab.rollout.strategies import BlueGreen, Canary
+from deploylab.rollout.strategies import (
+    AB,
+    Bandit,
+    Basic,
+    BlueGreen,
+    Canary,
+    MultiService,
+    Rolling,
+    Shadow,
+)
 
 __all__ = [
+    "AB",
+    "Bandit",
+    "Basic",
     "BlueGreen",
     "Canary",
     "Counts",
     "Event",
+    "FixedSample",
     "Gate",
-    "Group",
     "Measurement",
+    "MultiService",
     "Report",
+    "Rolling",
+    "Shadow",
     "SplitEProcess",
     "Threshold",
     "TrafficSplit",
     "Verdict",
     "carry_out",
+    "carry_out_services",
+    "replay",
 ]

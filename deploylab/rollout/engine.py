@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,22 +16,25 @@ import pandas as pd
 from deploylab.rollout.model import (
     CANDIDATE,
     STABLE,
+    USERS,
     Abort,
     Bake,
     Counts,
+    Deploy,
     Drain,
     End,
     Event,
-    Judgement,
+    Gate,
     Measurement,
     Promote,
     Retire,
+    Shift,
     State,
     Step,
     Verdict,
     worst,
 )
-from deploylab.rollout.strategies import Strategy
+from deploylab.rollout.strategies import MultiService, Strategy
 
 
 class StepFailed(Exception):
@@ -46,6 +49,16 @@ class Environment(Protocol):
         """Seconds since the rollout began, on this environment's clock."""
         ...
 
+    @property
+    def share(self) -> float:
+        """The candidate's share of the traffic."""
+        ...
+
+    @property
+    def instances(self) -> Mapping[str, int]:
+        """How many instances each role has."""
+        ...
+
     def do(self, step: Step) -> list[Measurement]:
         """Carry out a step; return what was measured since the last one.
 
@@ -53,31 +66,61 @@ class Environment(Protocol):
         that a gate which fails need not wait for its end.
 
         Raises StepFailed. An Abort does not fail: whatever happens, the traffic goes
-        to the stable role.
+        to the stable role, or, if it is not to go at once, to instances that live.
         """
         ...
+
+
+@dataclass(frozen=True)
+class Done:
+    """A step that was done, or failed, and what the environment said of it.
+
+    measurements, now_s, share, instances: see Environment. failed: why it failed, None
+    if it did not.
+    """
+
+    step: Step
+    measurements: tuple[Measurement, ...]
+    now_s: float
+    share: float
+    instances: Mapping[str, int]
+    failed: str | None = None
 
 
 @dataclass
 class Report:
     """What became of a rollout, drawn from its log and its measurements alone.
 
-    outcome: "promoted" or "aborted"; reason: why it was aborted.
+    outcome: "promoted", "aborted", or "passed"; reason: why it was aborted. done: every
+    step with what the environment said, from which `replay` makes the rollout again.
     """
 
     outcome: str
     reason: str
     log: list[Event]
     measurements: list[Measurement] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
 
     @property
     def exposed_requests(self) -> int:
-        """Requests that the candidate answered, or failed to, before the outcome."""
-        return sum(m.candidate.requests for m in self.measurements)
+        """Users' requests that the candidate answered, or failed to, in the rollout."""
+        return sum(m.candidate.requests for m in self.measurements if m.of == USERS)
 
-    def events(self, metric: str, role: str = CANDIDATE) -> int:
-        """How many requests of a role counted as events of a metric."""
-        return sum(counts(m, role).events.get(metric, 0) for m in self.measurements)
+    @property
+    def lost_requests(self) -> int:
+        """Users' requests that found nobody to answer them."""
+        return sum(self.events("lost", role) for role in (STABLE, CANDIDATE))
+
+    def events(self, metric: str, role: str = CANDIDATE, of: str = USERS) -> int:
+        """How many requests of a role counted as events of a metric.
+
+        of: whose requests, see Measurement.
+        """
+        return sum(
+            counts(m, role).events.get(metric, 0)
+            for m in self.measurements
+            if m.of == of
+        )
 
     def at(self, what: str) -> float:
         """Second at which the first event of this kind stands in the log; else NaN."""
@@ -101,7 +144,22 @@ def in_words(event: Event) -> str:
     said = event.details
     match event.what:
         case "shift":
-            return f"candidate gets {said['candidate']}"
+            why = f", {said['why']}" if said.get("why") else ""
+            return f"candidate gets {said['candidate']}{why}"
+        case "deploy" | "retire" | "abort":
+            more = {"cut": "an outage", "at_once": "not at once"}
+            more["instances"] = f"{said.get('instances')} instances"
+            first, *rest = said
+            return ", ".join([str(said[first]), *(more[name] for name in rest)])
+        case "mirror":
+            return f"{100 * said['share']:g} % is copied"
+        case "preview":
+            return f"{said['requests']} requests of our own"
+        case "begin":
+            return ", ".join(
+                str(value) if name == "strategy" else f"{name} {value}"
+                for name, value in said.items()
+            )
         case "verdict":
             return f"{said['of']}: {said['verdict']}, {said['why']}"
         case "failed":
@@ -126,13 +184,76 @@ def carry_out(
     follows once that is done; where the old version is gone already, the candidate
     takes its place. "stuck" in the log says that even that could not be done.
     """
-    rollout = _Rollout(strategy, environment, tell, log_file)
+    one = MultiService({"": strategy})
+    return carry_out_services(one, {"": environment}, tell, log_file)[""]
+
+
+def carry_out_services(
+    strategy: MultiService,
+    environments: Mapping[str, Environment],
+    tell: Callable[[Event], None] = lambda event: None,
+    log_file: str | Path | None = None,
+) -> dict[str, Report]:
+    """The same for several services: an environment, and a report, for each.
+
+    Every event names its service. What goes wrong with one ends them all.
+    """
+    if set(environments) != set(strategy.services):
+        raise ValueError(
+            f"the services are {', '.join(strategy.services)}, and the environments "
+            f"are for {', '.join(environments)}; give each service one"
+        )
+    rollouts = {
+        name: _Rollout(one, environments[name], tell, log_file, name)
+        for name, one in strategy.services.items()
+    }
     try:
-        return rollout.run()
+        for rollout in rollouts.values():
+            rollout.begin()
+        while True:
+            name, step = strategy.next(
+                {name: one.state for name, one in rollouts.items()},
+                {name: one.verdict() for name, one in rollouts.items()},
+            )
+            if isinstance(step, End):
+                break
+            rollouts[name].do(step)
+        return {name: one.end() for name, one in rollouts.items()}
     except BaseException as error:
         with _undisturbed():
-            rollout.give_up(f"{type(error).__name__}: {error}".rstrip(": "))
+            for rollout in reversed(rollouts.values()):
+                rollout.give_up(f"{type(error).__name__}: {error}".rstrip(": "))
         raise
+
+
+def replay(strategy: Strategy, report: Report) -> Report:
+    """Make a rollout's decisions again, from what its environment said.
+
+    ValueError, naming the first other step, if the strategy decides otherwise.
+    """
+    return carry_out(strategy, _Replayed(report))
+
+
+class _Replayed:
+    """An environment that says again what another one said."""
+
+    def __init__(self, report: Report) -> None:
+        self.done = iter(report.done)
+        self.now_s, self.share = 0.0, 0.0
+        self.instances: Mapping[str, int] = {}
+        self.do(None)  # how it began
+
+    def do(self, step: Step | None) -> list[Measurement]:
+        done = next(self.done, None)
+        if done is None or done.step != step:
+            raise ValueError(
+                f"the rollout that is replayed had {done.step if done else 'ended'} "
+                f"at {self.now_s:g} s, where the strategy now says {step}"
+            )
+        self.now_s, self.share, self.instances = done.now_s, done.share, done.instances
+        if done.failed is not None:
+            raise StepFailed(done.failed)
+        return list(done.measurements)
 
 
 @contextmanager
@@ -157,37 +278,44 @@ class _Rollout:
         environment: Environment,
         tell: Callable[[Event], None],
         log_file: str | Path | None,
+        service: str = "",
     ) -> None:
         self.strategy, self.environment, self.tell = strategy, environment, tell
-        self.log_file = log_file
-        self.state = State(now_s=environment.now_s)
+        self.log_file, self.service = log_file, service
+        self.state = State(
+            now_s=environment.now_s, instances=dict(environment.instances)
+        )
         self.log: list[Event] = []
         self.measurements: list[Measurement] = []
-        self.said: dict[int, Verdict] = {}
+        self.done: list[Done] = []
+        self.said: dict[Gate, Verdict] = {}
         self.giving_up = False
 
-    def run(self) -> Report:
-        while True:
-            step = self.strategy.next(self.state, self.verdict())
-            if isinstance(step, End):
-                self.note("end", outcome=step.outcome, reason=step.reason)
-                return Report(step.outcome, step.reason, self.log, self.measurements)
-            self.do(step)
+    def begin(self) -> None:
+        self._keep(None, [])
+        self.note("begin", **self.strategy.terms())
+
+    def end(self) -> Report:
+        step = self.strategy.next(self.state, self.verdict())
+        assert isinstance(step, End)
+        self.note("end", outcome=step.outcome, reason=step.reason)
+        return Report(step.outcome, step.reason, self.log, self.measurements, self.done)
 
     def verdict(self) -> Verdict:
         """What all gates say together; a gate that changes its mind is noted."""
-        verdicts = []
-        for place, gate in enumerate(self.strategy.gates):
-            now = judgement_of(gate, self.measurements)
+        state, verdicts = self.state, []
+        heard = (
+            (state.share > 0 or state.mirror > 0 or state.previewed)
+            and not state.aborting
+            and not state.promoted
+            and (STABLE in state.ready or not self.strategy.keeps_stable)
+        )
+        for gate in self.strategy.watched(state):
+            now = gate.judgement(self.measurements)
             verdicts.append(now.verdict)
-            watched = (
-                self.state.share > 0
-                and not self.state.aborting
-                and STABLE in self.state.ready
-            )
-            before = self.said.get(place, Verdict.ERROR)  # there was no data yet
-            if watched and before is not now.verdict:
-                self.said[place] = now.verdict
+            before = self.said.get(gate, Verdict.ERROR)  # there was no data yet
+            if heard and before is not now.verdict:
+                self.said[gate] = now.verdict
                 self.note(
                     "verdict", of=gate.metric, verdict=now.verdict.value, why=now.why
                 )
@@ -195,59 +323,116 @@ class _Rollout:
 
     def do(self, step: Step) -> None:
         """Do a step, or abort if it fails; what only tidies up may fail."""
-        if isinstance(step, Retire):
+        if isinstance(step, Retire) and not step.to:
             # From here on it may be gone, whatever happens in the middle of it.
             ready = self.state.ready - {step.role}
             self.state = replace(self.state, ready=ready)
         try:
-            self.measurements += self.environment.do(step)
+            self._measure(step)
         except StepFailed as error:
             why = str(error) or "it does not say why"
             if isinstance(step, Drain | Retire):
-                self.note("failed", step=_name(step), role=step.role, why=why)
-                self.state = self.state.after(step, self.environment.now_s)
+                self.note("failed", step=_name(step), **_said(step), why=why)
+                self._settle(step)
                 return
             self.note("failed", step=_name(step), why=why)
-            if STABLE not in self.state.ready or isinstance(step, Abort):
+            whole = self.strategy.keeps_stable
+            if self.state.aborting or (whole and STABLE not in self.state.ready):
                 raise
-            step = Abort(why)
-            self.measurements += self.environment.do(step)
+            if isinstance(step, Abort):
+                raise
+            step = Abort(why, at_once=whole)
+            self._measure(step)
         # First what is true now, then who hears of it: a listener may fail.
-        self.state = self.state.after(step, self.environment.now_s)
+        self._settle(step)
         if not isinstance(step, Bake):
             self.note(_name(step), **_said(step))
+
+    def _measure(self, step: Step) -> None:
+        """Let the environment do it, and keep what it says."""
+        try:
+            seen = self.environment.do(step)
+        except StepFailed as error:
+            self._keep(step, [], str(error))
+            raise
+        self._keep(step, seen)
+        self.measurements += seen
+        totals = dict(self.state.seen)
+        for one in seen:
+            if one.of == USERS:
+                for role in (STABLE, CANDIDATE):
+                    totals[role] = totals.get(role, Counts()) + counts(one, role)
+        self.state = replace(self.state, seen=totals)
+
+    def _keep(
+        self, step: Step | None, seen: list[Measurement], failed: str | None = None
+    ) -> None:
+        there = self.environment
+        self.done.append(
+            Done(
+                step,
+                tuple(seen),
+                there.now_s,
+                there.share,
+                dict(there.instances),
+                failed,
+            )
+        )
+
+    def _settle(self, step: Step) -> None:
+        """The state after a step, as the environment left it."""
+        last = self.done[-1]
+        state = self.state.after(step, last.now_s)
+        if isinstance(step, Abort):
+            state = replace(state, share=last.share)
+        self.state = replace(state, instances=last.instances)
 
     def give_up(self, reason: str) -> None:
         """Bring it to an end that serves users, whatever fails on the way.
 
-        While the old version is there, that is the way back: the traffic first, then
-        the candidate's instances. Without it, it is the way on: the candidate becomes
-        the stable version. If the traffic cannot be moved, nothing is stopped.
+        A strategy that takes the stable group apart brings it back its own way. Where
+        that fails, and for the others: while the old version is there, the traffic
+        goes back to it at once, then the candidate's instances go; without it, the
+        candidate becomes the stable version. If the traffic cannot be moved, nothing
+        is stopped.
         """
         self.giving_up = True
         if self.log and self.log[-1].what == "end":
             return
-        if STABLE not in self.state.ready:
-            steps: list[Step] = [] if self.state.promoted else [Promote()]
-            outcome = "promoted"
-        else:
-            steps = [Drain(CANDIDATE), Retire(CANDIDATE)]
-            if CANDIDATE in self.state.drained:
-                del steps[0]
-            if not self.state.aborting:
-                steps.insert(0, Abort(reason))
+        if not self.strategy.keeps_stable and not self.state.promoted:
+            with suppress(Exception):
+                if not self.state.aborting:
+                    self.do(Abort(reason, at_once=False))
+                while not isinstance(step := self._next_back(), End):
+                    self.do(step)
+                self.note("end", outcome="aborted", reason=reason)
+                return
+        steps: list[Step] = []
+        outcome = "promoted"
+        if STABLE in self.state.ready:
             outcome = "aborted"
+            steps = [Abort(reason)] if not self.state.aborting else []
+            if CANDIDATE not in self.state.drained:
+                steps.append(Drain(CANDIDATE))
+            steps.append(Retire(CANDIDATE))
+        elif not self.state.promoted:
+            steps = [Promote()]
         for step in steps:
             try:
                 self.do(step)
             except Exception as error:
                 self.note("failed", step=_name(step), why=repr(error))
-                if isinstance(step, Abort | Promote):
+                if not isinstance(step, Drain | Retire):
                     outcome = "stuck"
                     break
         self.note("end", outcome=outcome, reason=reason)
 
+    def _next_back(self) -> Step:
+        return self.strategy.next(self.state, Verdict.INCONCLUSIVE)
+
     def note(self, what: str, **details: Any) -> None:
+        if self.service:
+            details = {"service": self.service} | details
         event = Event(round(self.environment.now_s, 6), what, details)
         self.log.append(event)
         for tell in (self._write, self.tell):
@@ -263,19 +448,21 @@ class _Rollout:
                 file.write(json.dumps(asdict(event)) + "\n")
 
 
-def judgement_of(gate: Any, measurements: Sequence[Measurement]) -> Judgement:
-    """What a gate says; without any request of the candidate's there is no data."""
-    if not any(m.candidate.requests for m in measurements):
-        return Judgement(Verdict.ERROR, "no request of the candidate's")
-    return gate.judgement(measurements)
-
-
 def _name(step: Step) -> str:
     return type(step).__name__.lower()
 
 
 def _said(step: Step) -> dict[str, Any]:
     """A step's details, as the log has them."""
-    if hasattr(step, "split"):
-        return {"candidate": f"{100 * step.split.candidate:g} %"}
+    match step:
+        case Shift(split, why):
+            details = {"candidate": f"{100 * split.candidate:g} %"}
+            return details | ({"why": why} if why else {})
+        case Deploy(role, to):
+            return {"role": role} | ({} if to is None else {"instances": to})
+        case Retire(role, to, cut):
+            details = {"role": role} | ({"instances": to} if to else {})
+            return details | ({"cut": True} if cut else {})
+        case Abort(reason, at_once):
+            return {"reason": reason} | ({} if at_once else {"at_once": False})
     return asdict(step)

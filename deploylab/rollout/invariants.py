@@ -7,8 +7,10 @@ from dataclasses import replace
 from itertools import pairwise
 from math import inf, nan
 
+import pandas as pd
+
 from deploylab.rollout.engine import Report, counts
-from deploylab.rollout.model import CANDIDATE, STABLE, Event, Measurement
+from deploylab.rollout.model import CANDIDATE, STABLE, USERS, Event, Measurement
 
 #: The log keeps microseconds; nothing is said of what lies nearer together.
 GRAIN_S = 1e-6
@@ -21,17 +23,25 @@ def broken(report: Report) -> list[str]:
     live one are held to the same:
 
     - I1: each share of traffic is from 0 to 1.
-    - I2: no role has traffic before it is deployed or after it is retired.
-    - I4: after an abort the candidate has no traffic, and only tidying follows.
+    - I2: no role has traffic before it is deployed or after it is retired; a retirement
+      that is an outage, and says so, leaves requests that are lost, every one.
+    - I3: with limits in its first line, as a rolling update has, there are never fewer
+      ready instances than ``instances - max_unavailable`` nor more than ``instances +
+      max_surge``.
+    - I4: after an abort the candidate has no traffic, and only tidying follows; after
+      one that is not at once, its share never rises.
     - I5: instances are ready before traffic comes, and traffic leaves before they go:
-      deploy, then shift; shift or abort, then drain, then retire.
+      deploy, then shift; shift or abort, then drain, then retire. Where some stay,
+      their part of the traffic is no larger than their part of the instances.
+    - I7: what the candidate answers to copies and previews, no user gets: it has no
+      request of theirs while its share is 0.
 
-    I3, I6 and I7 are of instances, users and shadows, which this log does not know;
-    that the same seed gives the same log (I8), that a replay does (I9), and that judges
-    are pure (I10) takes more than one report to see. And of every log: its times do not
-    go back; shares only rise, until an abort; a gate that fails is followed by the
-    abort; it has one end, the last line, and what led there stands before it; and no
-    role has more events than requests.
+    I6 is of single users, see `moved`; that the same seed gives the same log (I8), that
+    a replay does (I9), and that judges are pure (I10), is for `engine.replay` to find
+    out. And of every log: its times do not go back; shares only rise, until an abort or
+    for a reason that is given; a gate that fails is followed by the abort; it has one
+    end, the last line, and what led there stands before it; and no role has more events
+    than requests.
     """
     report = replace(report, log=[_attempt(event) for event in report.log])
     found = (next(check(report), "") for check in _CHECKS)
@@ -46,51 +56,155 @@ def _attempt(event: Event) -> Event:
     return event
 
 
+def moved(answers: pd.DataFrame) -> list[int]:
+    """Users who were taken from the candidate though its share did not shrink (I6).
+
+    answers: of one rollout with a sticky split, in the columns of `load.Answer`. Such a
+    user was on the candidate at one share, and with stable at the same or a larger one.
+    """
+    known = answers[answers["share"].notna()]
+    least = known[known["role"] == CANDIDATE].groupby("user")["share"].min()
+    most = known[known["role"] == STABLE].groupby("user")["share"].max()
+    both = least.index.intersection(most.index)
+    return sorted(both[(most[both] >= least[both]).to_numpy()].tolist())
+
+
 def _shares(report: Report) -> Iterator[str]:
     said = [_share(event) for event in report.log if event.what == "shift"]
+    said += [e.details.get("share", nan) for e in report.log if e.what == "mirror"]
     for share in [*said, *(one.share for one in report.measurements)]:
         if not 0 <= share <= 1:
             yield f"I1: a share of {share:g} is not from 0 to 1"
 
 
 def _traffic(report: Report) -> Iterator[str]:
-    since = _first_s(report, "deploy", CANDIDATE)
-    for one in report.measurements:
-        if one.share > 0 and one.from_s < since - GRAIN_S:
-            yield f"I2: candidate had traffic at {one.from_s:g} s, before its deploy"
-        for role, share in ((CANDIDATE, one.share), (STABLE, 1 - one.share)):
-            if share > 0 and _after(one, _first_s(report, "retire", role)):
-                yield f"I2: {role} had traffic at {one.from_s:g} s, after its retire"
+    for role in (STABLE, CANDIDATE):
+        for from_s, to_s, cut in _absences(report, role):
+            for one in report.measurements:
+                share = one.share if role == CANDIDATE else 1 - one.share
+                inside = from_s - GRAIN_S <= one.from_s < to_s - GRAIN_S
+                if one.of != USERS or share <= 0 or one.to_s <= one.from_s:
+                    continue
+                if not inside:
+                    continue
+                these = counts(one, role)
+                if cut and these.events.get("lost", 0) == these.requests:
+                    continue
+                yield (
+                    f"I2: {role} had traffic at {one.from_s:g} s, "
+                    + ("after its retire" if from_s > -inf else "before its deploy")
+                )
+
+
+def _absences(report: Report, role: str) -> list[tuple[float, float, bool]]:
+    """When a role has no instance: from, to, and whether it is an outage."""
+    gone: tuple[float, bool] | None = (-inf, False) if role == CANDIDATE else None
+    found = []
+    for event in report.log:
+        if event.details.get("role") != role or event.details.get("step"):
+            continue
+        if event.what == "deploy" and gone is not None:
+            found.append((gone[0], event.at_s, gone[1]))
+            gone = None
+        elif event.what == "retire" and not event.details.get("instances"):
+            gone = (event.at_s, bool(event.details.get("cut")))
+    if gone is not None:
+        # A deploy may be under way when the log ends, but then nobody is there.
+        found.append((gone[0], inf, gone[1]))
+    return found
+
+
+def _limits(report: Report) -> Iterator[str]:
+    terms = next((e.details for e in report.log if e.what == "begin"), {})
+    if "max_surge" not in terms:
+        return
+    whole = terms["instances"]
+    least, most = whole - terms["max_unavailable"], whole + terms["max_surge"]
+    there = {STABLE: whole, CANDIDATE: 0}
+    for event in report.log:
+        if event.what == "promote":
+            return
+        if event.what not in ("deploy", "retire") or event.details.get("step"):
+            continue
+        default = whole if event.what == "deploy" else 0
+        there[event.details["role"]] = event.details.get("instances", default)
+        total = sum(there.values())
+        if not least <= total <= most:
+            yield (
+                f"I3: {total} instances after the {event.what} at {event.at_s:g} s, "
+                f"and {least} to {most} are allowed"
+            )
 
 
 def _abort(report: Report) -> Iterator[str]:
     place = _place(report, "abort")
+    if place == len(report.log):
+        return
+    abort = report.log[place]
+    at_once = abort.details.get("at_once", True)
+    allowed = {"failed", "drain", "retire", "end"}
+    allowed |= set() if at_once else {"deploy", "shift", "abort"}
+    share = inf
     for event in report.log[place + 1 :]:
-        if event.what not in ("failed", "drain", "retire", "end"):
+        if event.what not in allowed:
             yield f"I4: a {event.what} at {event.at_s:g} s, after the abort"
-    at_s = report.log[place].at_s if place < len(report.log) else inf
+        if event.what == "shift":
+            if _share(event) > share:
+                yield f"I4: the share rose at {event.at_s:g} s, after the abort"
+            share = _share(event)
     for one in report.measurements:
-        if one.share > 0 and _after(one, at_s):
+        if at_once and one.share > 0 and one.of == USERS and _after(one, abort.at_s):
             yield f"I4: candidate had traffic at {one.from_s:g} s, after the abort"
 
 
 def _order(report: Report) -> Iterator[str]:
-    share, ready, drained = 0.0, {STABLE}, set()
+    share, there, drained = 0.0, {STABLE: inf, CANDIDATE: 0.0}, set()
     for event in report.log:
         role, when = event.details.get("role", ""), f"at {event.at_s:g} s"
+        if event.what == "begin" and "instances" in event.details:
+            there[STABLE] = event.details["instances"]
         if event.what in ("shift", "abort"):
-            share = _share(event) if event.what == "shift" else 0.0
+            if event.what == "shift":
+                share = _share(event)
+            elif event.details.get("at_once", True):
+                share = 0.0
+            else:
+                continue
             for to, part in ((CANDIDATE, share), (STABLE, 1 - share)):
-                if part > 0 and to not in ready:
+                if part > 0 and not there[to]:
                     yield f"I5: {event.what} {when}, while {to} was not ready"
         elif event.what in ("drain", "retire"):
-            if (share if role == CANDIDATE else 1 - share) > 0:
+            part = share if role == CANDIDATE else 1 - share
+            left = event.details.get("instances", 0)
+            if event.what == "retire" and left:
+                other = there[CANDIDATE if role == STABLE else STABLE]
+                there[role] = left
+                if part > left / (left + other) + 1e-6:
+                    yield (
+                        f"I5: retire of {role} {when}, to {left} of {left + other:g} "
+                        f"instances with {part:.1%} of the traffic"
+                    )
+                continue
+            if event.details.get("cut"):
+                there[role] = 0
+                continue
+            if part > 0:
                 yield f"I5: {event.what} of {role} {when}, while it had traffic"
             if event.what == "retire" and role not in drained:
                 yield f"I5: retire of {role} {when}, before it was drained"
-            (drained.add if event.what == "drain" else ready.discard)(role)
+            if event.what == "drain":
+                drained.add(role)
+            else:
+                there[role] = 0
         elif event.what == "deploy":
-            ready.add(role)
+            there[role] = event.details.get("instances", inf)
+
+
+def _shadow(report: Report) -> Iterator[str]:
+    for one in report.measurements:
+        for role, share in ((CANDIDATE, one.share), (STABLE, 1 - one.share)):
+            if one.of == USERS and share == 0 and counts(one, role).requests:
+                yield f"I7: {role} had users' requests at {one.from_s:g} s, at share 0"
 
 
 def _times(report: Report) -> Iterator[str]:
@@ -100,9 +214,11 @@ def _times(report: Report) -> Iterator[str]:
 
 
 def _rise(report: Report) -> Iterator[str]:
-    for a, b in pairwise(_share(e) for e in report.log if e.what == "shift"):
-        if b < a:
-            yield f"The share fell from {100 * a:g} % to {100 * b:g} % by a shift"
+    plan = report.log[: _place(report, "abort")]
+    for a, b in pairwise(e for e in plan if e.what == "shift"):
+        if _share(b) < _share(a) and not b.details.get("why"):
+            said = f"from {100 * _share(a):g} % to {100 * _share(b):g} %"
+            yield f"The share fell {said} by a shift"
 
 
 def _failed(report: Report) -> Iterator[str]:
@@ -119,8 +235,8 @@ def _end(report: Report) -> Iterator[str]:
         yield "The log does not have one end, as its last line"
         return
     end = report.log[-1].details
-    if end.get("outcome") not in ("promoted", "aborted"):
-        yield f"The outcome is {end.get('outcome')}, not promoted or aborted"
+    if end.get("outcome") not in ("promoted", "aborted", "passed"):
+        yield f"The outcome is {end.get('outcome')}, not promoted, aborted or passed"
     elif (end["outcome"], end.get("reason")) != (report.outcome, report.reason):
         yield "The report has another outcome or reason than its log"
     elif end["outcome"] == "promoted":
@@ -129,6 +245,14 @@ def _end(report: Report) -> Iterator[str]:
             yield "It was promoted without a shift to 100 %"
         if not _place(report, "retire", STABLE) < _place(report, "promote") < ends[0]:
             yield "It was promoted without a promote after the retire of stable"
+    elif end["outcome"] == "passed":
+        mirrors = [e.details["share"] for e in report.log if e.what == "mirror"]
+        if (
+            any(e.what == "shift" for e in report.log)
+            or not any(mirrors)
+            or mirrors[-1]
+        ):
+            yield "It passed with a shift, or without a mirror that was ended"
     elif _place(report, "abort") > ends[0] or not report.reason:
         yield "It was aborted without an abort, or without a reason"
 
@@ -142,7 +266,19 @@ def _counted(report: Report) -> Iterator[str]:
                     yield f"{role} had {events} {metric} in {these.requests} requests"
 
 
-_CHECKS = (_shares, _traffic, _abort, _order, _times, _rise, _failed, _end, _counted)
+_CHECKS = (
+    _shares,
+    _traffic,
+    _limits,
+    _abort,
+    _order,
+    _shadow,
+    _times,
+    _rise,
+    _failed,
+    _end,
+    _counted,
+)
 
 
 def _share(shift: Event) -> float:
@@ -159,11 +295,6 @@ def _place(report: Report, what: str, role: str | None = None) -> int:
         e.what == what and role in (None, e.details.get("role")) for e in report.log
     )
     return next((place for place, fit in enumerate(fits) if fit), len(report.log))
-
-
-def _first_s(report: Report, what: str, role: str) -> float:
-    place = _place(report, what, role)
-    return report.log[place].at_s if place < len(report.log) else inf
 
 
 def _after(one: Measurement, at_s: float) -> bool:

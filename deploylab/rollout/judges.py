@@ -194,6 +194,57 @@ class SplitEProcess:
             return np.exp(logsumexp(logs, axis=-1) - np.log(len(self.ratios)))
 
 
+@dataclass(frozen=True)
+class FixedSample:
+    """Looks once, when both sides have so many requests, and compares the two rates.
+
+    at_least: of each side, settled before. alpha: the chance to say so of a candidate
+    that is no better (successful), or no worse (failed). Until then, and where neither
+    is shown, it is inconclusive. It may not be asked again with more data: that is for
+    a judge that allows it.
+
+    The exact test of Fisher (1935), one-sided each way, from SciPy.
+    """
+
+    at_least: int
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.at_least < 1:
+            raise ValueError(
+                f"at_least is the size of the sample, 1 or more, not {self.at_least}"
+            )
+        if not 0 < self.alpha < 0.5:
+            raise ValueError(
+                f"alpha is a chance above 0 and below a half, not {self.alpha}"
+            )
+
+    def judge(self, metric: str, measurements: Sequence[Measurement]) -> Judgement:
+        """Compare all requests so far, once there are enough."""
+        table = []
+        for these in (
+            [one.candidate for one in measurements],
+            [one.stable for one in measurements],
+        ):
+            requests = sum(one.requests for one in these)
+            events = sum(one.events.get(metric, 0) for one in these)
+            table.append([events, requests - events])
+        (mine, rest), (others, others_rest) = table
+        said = f"{mine} of {mine + rest} against {others} of {others + others_rest}"
+        if min(mine + rest, others + others_rest) < self.at_least:
+            return Judgement(Verdict.INCONCLUSIVE, f"{said}, too few yet")
+        better, worse = (
+            float(stats.fisher_exact(table, alternative=side).pvalue)
+            for side in ("less", "greater")
+        )
+        said += f", p {min(better, worse):.3g}"
+        if better <= self.alpha:
+            return Judgement(Verdict.SUCCESSFUL, said)
+        return Judgement(
+            Verdict.FAILED if worse <= self.alpha else Verdict.INCONCLUSIVE, said
+        )
+
+
 def sample_ratio_p(measurements: Sequence[Measurement]) -> float:
     """Chance of a division as uneven as this one, if the router did as it was told.
 

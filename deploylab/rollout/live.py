@@ -9,12 +9,14 @@ them ends the rollout, with the traffic on a version that works.
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +24,16 @@ import pandas as pd
 
 from deploylab import router, servers, traffic
 from deploylab.load import Answer, Load
-from deploylab.rollout.engine import Report, StepFailed, carry_out
+from deploylab.rollout.engine import (
+    Report,
+    StepFailed,
+    carry_out,
+    carry_out_services,
+)
 from deploylab.rollout.model import (
     CANDIDATE,
+    MIRROR,
+    PREVIEW,
     STABLE,
     Abort,
     Bake,
@@ -33,13 +42,15 @@ from deploylab.rollout.model import (
     Drain,
     Event,
     Measurement,
+    Mirror,
+    Preview,
     Promote,
     Retire,
     Shift,
     Step,
     TrafficSplit,
 )
-from deploylab.rollout.strategies import Strategy
+from deploylab.rollout.strategies import MultiService, Strategy
 
 #: Load is at most this share of what was measured at the start.
 LOAD = 0.3
@@ -69,8 +80,10 @@ class System:
 
     Metrics are counted for each role, a request at most once in each: "errors" (5xx:
     also the router's own, for an instance that broke off, or gave no answer within two
-    seconds), "refused" (4xx), "slow", "passed" (answered as harmless), and with labels
-    "wrong". A request without any answer is nobody's, and counted nowhere.
+    seconds), "lost" (those of them for which no instance was there), "refused" (4xx),
+    "slow", "passed" (answered as harmless), and with labels "wrong". A request without
+    any answer is nobody's, and counted nowhere. Of mirrored requests, see `Shadow`; a
+    copy that could not be sent, as too many were under way, is an error and slow.
 
     A new instance answers some requests of ours before it gets users' ones.
     """
@@ -95,6 +108,8 @@ class System:
         self._labels = None if labels is None else np.asarray(labels)
         if self._labels is not None and len(self._labels) != len(rows):
             raise ValueError(f"{len(rows)} rows need as many labels")
+        # A copy has no more than its body; equal rows can have different labels.
+        self._label_of = _most_frequent_labels(rows, self._labels)
         self._groups: dict[str, list[servers.Server]] = {STABLE: [], CANDIDATE: []}
         self._rolling_out, self._collecting = threading.Lock(), threading.Lock()
         self._stack = ExitStack()
@@ -106,7 +121,8 @@ class System:
                 _warm(self._groups[STABLE][-1], rows)
             self.router = router.start(router_kind, answer_timeout_s=_ANSWER_TIMEOUT_S)
             self._stack.callback(lambda: self.router.stop())
-            self.router.set_group(STABLE, self._urls(STABLE))
+            urls = [server.url for server in self._groups[STABLE]]
+            self.router.set_group(STABLE, urls)
             self.capacity_per_s = math.nan
             if rate_per_s is None:
                 rate_per_s = min(LOAD * self._measure(), most_per_s)
@@ -127,7 +143,7 @@ class System:
     def metrics(self) -> tuple[str, ...]:
         """The metrics that are counted."""
         labelled = ("wrong",) if self._labels is not None else ()
-        return ("errors", "refused", "slow", "passed", *labelled)
+        return ("errors", "lost", "refused", "slow", "passed", *labelled)
 
     def roll_out(
         self,
@@ -145,17 +161,10 @@ class System:
 
         Raises RolloutRunning if one is under way.
         """
-        if not self._rolling_out.acquire(blocking=False):
-            raise RolloutRunning(
-                "a rollout is under way, and this one has not begun. Wait for its "
-                "end, or interrupt it; then start this one."
-            )
-        try:
+        with self._one_at_a_time():
             environment = Live(self, Path(candidate), ready_s)
             environment.put_in_order()
             return carry_out(strategy, environment, tell, log_file)
-        finally:
-            self._rolling_out.release()
 
     def processes(self) -> dict[str, list[int]]:
         """Process ids: of the servers of each role, of the router and of the load."""
@@ -190,8 +199,17 @@ class System:
 
     # -- plumbing
 
-    def _urls(self, role: str) -> list[str]:
-        return [server.url for server in self._groups[role]]
+    @contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        if not self._rolling_out.acquire(blocking=False):
+            raise RolloutRunning(
+                "a rollout is under way, and this one has not begun. Wait for its "
+                "end, or interrupt it; then start this one."
+            )
+        try:
+            yield
+        finally:
+            self._rolling_out.release()
 
     def _measure(self) -> float:
         """What the stable group answers through the router, closed loop."""
@@ -203,27 +221,65 @@ class System:
         return self.capacity_per_s
 
     def _stop_servers(self) -> None:
-        for group in self._groups.values():
-            for server in group:
-                server.stop()
+        _stop([server for group in self._groups.values() for server in group])
 
-    def _events(self, answer: Answer) -> list[str]:
+    def _events(self, answer: Answer) -> set[str]:
         """The metrics of which a request is an event."""
-        found = []
-        if answer.status >= 500:
-            found.append("errors")
-        if 400 <= answer.status < 500:
-            found.append("refused")
-        if answer.latency_s > self.slow_s:
-            found.append("slow")
-        if 200 <= answer.status < 300:
-            if answer.probability < 0.5:
-                found.append("passed")
-            if self._labels is not None:
-                said = answer.probability >= 0.5
-                if said != bool(self._labels[answer.row]):
-                    found.append("wrong")
-        return found
+        label = None if self._labels is None else bool(self._labels[answer.row])
+        lost = answer.from_router and answer.status == 503
+        return events(
+            answer.status, answer.latency_s > self.slow_s, answer.probability, label
+        ) | ({"lost"} if lost else set())
+
+
+def events(
+    status: int, slow: bool, probability: float, phishing: bool | None
+) -> set[str]:
+    """The metrics of which an answer is an event; phishing: the truth, if known."""
+    found = {"slow"} if slow else set()
+    if status >= 500:
+        found.add("errors")
+    if 400 <= status < 500:
+        found.add("refused")
+    if 200 <= status < 300:
+        said = probability >= 0.5
+        if not said:
+            found.add("passed")
+        if phishing is not None and said != phishing:
+            found.add("wrong")
+    return found
+
+
+def _most_frequent_labels(
+    rows: pd.DataFrame, labels: np.ndarray | None
+) -> dict[bytes, bool]:
+    """For each request body, the label that most of the rows have that give it."""
+    if labels is None:
+        return {}
+    votes: dict[bytes, list[bool]] = defaultdict(list)
+    for record, label in zip(rows.to_dict("records"), labels, strict=True):
+        votes[json.dumps(record).encode()].append(bool(label))
+    return {body: sum(said) * 2 > len(said) for body, said in votes.items()}
+
+
+def roll_out_services(
+    strategy: MultiService,
+    services: Mapping[str, tuple[System, str | Path]],
+    tell: Callable[[Event], None] = lambda event: None,
+    log_file: str | Path | None = None,
+) -> dict[str, Report]:
+    """Roll several services out together; see `engine.carry_out_services`.
+
+    services: for each, the system that runs it and the candidate's artifact. Raises
+    RolloutRunning if one of them has a rollout under way.
+    """
+    with ExitStack() as stack:
+        environments = {}
+        for name, (system, candidate) in services.items():
+            stack.enter_context(system._one_at_a_time())
+            environments[name] = Live(system, Path(candidate), _READY_S)
+            environments[name].put_in_order()
+        return carry_out_services(strategy, environments, tell, log_file)
 
 
 class Live:
@@ -234,6 +290,18 @@ class Live:
         self._told = len(system.collect())  # what came before is not this rollout's
         self._began = self._looked = time.monotonic()
         self._early: list[Answer] = []
+        self._previewed: list[Measurement] = []
+        self._known: set[int] = set()  # users who met the rollout
+
+    @property
+    def share(self) -> float:
+        """The candidate's share of the traffic, as the router was told."""
+        return self.system.router.split.candidate
+
+    @property
+    def instances(self) -> dict[str, int]:
+        """How many instances each role has."""
+        return {role: len(group) for role, group in self.system._groups.items()}
 
     @property
     def now_s(self) -> float:
@@ -243,7 +311,7 @@ class Live:
     @property
     def _share_in_force(self) -> float:
         """The candidate's share, in the millionths that a router counts in."""
-        return round(self.system.router.split.candidate, 6)
+        return round(self.share, 6)
 
     def do(self, step: Step) -> list[Measurement]:
         """Carry out a step; see `engine.Environment`."""
@@ -265,13 +333,21 @@ class Live:
     def _do(self, step: Step) -> None:
         system, groups = self.system, self.system._groups
         match step:
-            case Deploy(role):
-                self._deploy(role)
+            case Deploy(role, to):
+                self._deploy(role, system.instances if to is None else to)
             case Shift(split):
                 self._look()
                 system.router.set_split(split)
-            case Abort():
+            case Preview(requests):
+                self._look()
+                self._preview(requests)
+            case Mirror(share):
+                self._look()
+                system.router.set_mirror(share)
+            case Abort(at_once=True):
                 self._secure()
+            case Abort():
+                self._mend()
             case Bake(until_s):
                 wait_s = min(system.tick_s, until_s - self.now_s)
                 time.sleep(max(0.0, wait_s))
@@ -279,12 +355,14 @@ class Live:
             case Drain(role):
                 if not system.router.drain(role, _DRAIN_S):
                     raise StepFailed(f"requests are unanswered after {_DRAIN_S:g} s")
-            case Retire(role):
-                # Refused while the role gets traffic; a dead router sends none.
-                with suppress(servers.ServerDied):
-                    system.router.set_group(role, [])
-                while groups[role]:
-                    groups[role].pop().stop()
+            case Retire(role, to, cut):
+                # In an outage the router goes on sending; it finds nobody there.
+                if not cut:
+                    # Refused while the role gets traffic; a dead router sends none.
+                    with suppress(servers.ServerDied):
+                        system.router.set_group(role, self._urls(groups[role][:to]))
+                _stop(groups[role][to:])
+                del groups[role][to:]
             case Promote():
                 if not groups[CANDIDATE]:
                     raise StepFailed("there is no candidate to promote")
@@ -297,28 +375,50 @@ class Live:
     def put_in_order(self) -> None:
         """All traffic to stable instances that live, and no candidate."""
         system = self.system
-        if system._groups[STABLE]:
+        if system._groups[STABLE] or not system._groups[CANDIDATE]:
             self._secure()
             self._do(Retire(CANDIDATE))
         else:  # a promotion did not come to its end
             self._do(Promote())
 
-    def _deploy(self, role: str) -> None:
-        """Start the instances, wait until all are ready, and tell the router."""
-        group = self.system._groups[role]
-        if group:
-            raise StepFailed(f"the {role} group is not empty")
+    def _deploy(self, role: str, to: int) -> None:
+        """Start what is missing, wait until all are ready, and tell the router."""
+        system, group = self.system, self.system._groups[role]
+        artifact = self.candidate if role == CANDIDATE else system.stable
         until_s = self.now_s + self.ready_s
-        for _ in range(self.system.instances):
-            group.append(servers.start(self.candidate, wait=False))
+        fresh = len(group)
+        while len(group) < to:
+            group.append(servers.start(artifact, wait=False))
         while any(server.state != "ready" for server in group):
             self._look()
             if self.now_s > until_s:
                 raise StepFailed(f"it was not ready within {self.ready_s:g} s")
             time.sleep(_POLL_S)
-        for server in group:
-            _warm(server, self.system._rows)
-        self.system.router.set_group(role, self.system._urls(role))
+        for server in group[fresh:]:
+            _warm(server, system._rows)
+        system.router.set_group(role, self._urls(group))
+
+    def _preview(self, requests: int) -> None:
+        """Send the same rows to both roles' instances, past the router."""
+        system = self.system
+        rng = np.random.default_rng(system._seed)
+        rows = rng.integers(len(system._rows), size=requests)
+        records = system._rows.to_dict("records")
+        bodies = [json.dumps(records[row]).encode() for row in rows]
+        times_s = np.arange(requests) / system.rate_per_s
+        plan = traffic.Plan(times_s, np.zeros(requests, int), bodies)
+        from_s, found = self.now_s, {}
+        for role, group in system._groups.items():
+            sent = traffic.send(plan, group[0].url, expect="any")
+            these: Counter = Counter()
+            for row, one in zip(rows, sent.itertuples(), strict=True):
+                label = None if system._labels is None else bool(system._labels[row])
+                slow = one.latency_s > system.slow_s
+                these.update(events(one.status or 599, slow, one.prediction, label))
+            found[role] = Counts(requests, dict(these))
+        self._previewed.append(
+            Measurement(from_s, self.now_s, 0.5, **found, of=PREVIEW)
+        )
 
     def _look(self) -> None:
         """Raise StepFailed if a process that the rollout needs has ended."""
@@ -337,24 +437,68 @@ class Live:
     def _secure(self) -> None:
         """All traffic to the stable instances that live; then replace the dead ones.
 
-        If none lives, one is started first. If that fails, nothing is moved.
+        If none lives, one is started first; if that fails, nothing is moved. Those
+        that a strategy has retired come back before the traffic does, or it would
+        come to too few.
         """
         system = self.system
         group = system._groups[STABLE]
         dead = [server for server in group if server.state == "stopped"]
         alive = [server for server in group if server not in dead]
+        with suppress(servers.ServerError):
+            while alive and len(alive) + len(dead) < system.instances:
+                alive.append(self._start_stable())
         if not alive:
-            alive = [servers.start(system.stable)]
-            _warm(alive[0], system._rows)
+            alive = [self._start_stable()]
         self._route(alive)
         # Instances that came in place of dead ones are not waited for by users.
         with suppress(servers.ServerError):
-            while len(alive) < len(group):
+            while len(alive) < system.instances:
                 alive.append(servers.start(system.stable))
         system._groups[STABLE] = alive
-        system.router.set_group(STABLE, system._urls(STABLE))
-        for server in dead:
-            server.stop()
+        system.router.set_group(STABLE, self._urls(alive))
+        _stop(dead)
+
+    def _start_stable(self) -> servers.Server:
+        server = servers.start(self.system.stable)
+        _warm(server, self.system._rows)
+        return server
+
+    def _mend(self) -> None:
+        """Take out instances that are dead, and leave the traffic to those that live.
+
+        If some of both roles live, each instance gets as much as any other; if none
+        does, and somebody should, a stable one is started.
+        """
+        system = self.system
+        dead: list[servers.Server] = []
+        share = self.share
+        for role, group in system._groups.items():
+            gone = [server for server in group if server.state == "stopped"]
+            system._groups[role] = [server for server in group if server not in gone]
+            dead += gone
+        living = self.instances
+        if system.router.state == "stopped" or dead:
+            if not any(living.values()):
+                system._groups[STABLE] = [self._start_stable()]
+                living = self.instances
+            if living[STABLE]:
+                self._route(system._groups[STABLE])
+                if living[CANDIDATE] and share:
+                    system.router.set_group(
+                        CANDIDATE, self._urls(system._groups[CANDIDATE])
+                    )
+                    share = living[CANDIDATE] / sum(living.values())
+                    system.router.set_split(TrafficSplit(round(share, 6)))
+            elif share:
+                urls = self._urls(system._groups[CANDIDATE])
+                system.router.set_group(CANDIDATE, urls)
+                system.router.set_split(TrafficSplit(1.0))
+        _stop(dead)
+
+    @staticmethod
+    def _urls(group: Sequence[servers.Server]) -> list[str]:
+        return [server.url for server in group]
 
     def _route(self, group: Sequence[servers.Server]) -> None:
         """Send everything to these instances, as the stable group, whatever it takes.
@@ -362,10 +506,10 @@ class Live:
         If the router is dead, the next one takes its place at the same address,
         because that is the one that users know.
         """
-        system = self.system
-        urls = [server.url for server in group]
+        system, urls = self.system, self._urls(group)
         try:
             system.router.set_group(STABLE, urls)
+            system.router.set_mirror(0.0)
             system.router.set_split(TrafficSplit(0.0))
         except (router.RouterError, servers.ServerError):
             broken = system.router
@@ -385,10 +529,13 @@ class Live:
         new, self._early = self._early + answers[self._told :], []
         self._told = len(answers)
         now_in_force = self._share_in_force
+        apart, self._previewed = [*self._previewed, *self._pairs()], []
         from_s, self._looked = self._looked - self._began, time.monotonic()
         to_s = self._looked - self._began
         requests: dict[float, Counter] = defaultdict(Counter)
-        events: dict[tuple[float, str], Counter] = defaultdict(Counter)
+        users: dict[float, Counter] = defaultdict(Counter)
+        found: dict[tuple[float, str], Counter] = defaultdict(Counter)
+        found_first: dict[tuple[float, str], Counter] = defaultdict(Counter)
         began: dict[float, float] = {share: from_s}
         for answer in new:
             if answer.role not in (STABLE, CANDIDATE):
@@ -399,24 +546,80 @@ class Live:
             if drawn == now_in_force != share:
                 self._early.append(answer)  # it belongs to the time that begins now
                 continue
+            these = system._events(answer)
             requests[drawn][answer.role] += 1
-            events[drawn, answer.role].update(system._events(answer))
+            found[drawn, answer.role].update(these)
+            # Of a user, the first answer while the candidate had some of the traffic.
+            if drawn and answer.user not in self._known:
+                self._known.add(answer.user)
+                users[drawn][answer.role] += 1
+                found_first[drawn, answer.role].update(these)
             if drawn != share:
                 sent_s = min(answer.sent_s - self._began, from_s)
                 began[drawn] = min(began.get(drawn, sent_s), sent_s)
-        return [
+        return apart + [
             Measurement(
                 began[drawn],
                 # Of an earlier split: it was drawn before the last look.
                 to_s if drawn == share else from_s,
                 drawn,
                 *(
-                    Counts(requests[drawn][role], dict(events[drawn, role]))
+                    Counts(
+                        requests[drawn][role],
+                        dict(found[drawn, role]),
+                        users[drawn][role],
+                        dict(found_first[drawn, role]),
+                    )
                     for role in (STABLE, CANDIDATE)
                 ),
             )
             for drawn in sorted(began, key=lambda drawn: drawn == share)
         ]
+
+    def _pairs(self) -> list[Measurement]:
+        """What came of mirrored requests since the last look, if there were any."""
+        router = self.system.router
+        if not router.can_mirror or router.state != "ready":
+            return []
+        told = router.take_pairs()
+        lost = told.not_sent + told.not_kept
+        if not told.pairs and not lost:
+            return []
+        system = self.system
+        found: dict[str, Counter] = {STABLE: Counter(), CANDIDATE: Counter()}
+        for pair in told.pairs:
+            label = system._label_of.get(pair.request)
+            said, events_of = {}, {}
+            for role, answer in ((STABLE, pair.stable), (CANDIDATE, pair.candidate)):
+                probability = _probability(answer.body)
+                slow = answer.latency_s > system.slow_s
+                said[role] = (answer.status, probability >= 0.5)
+                events_of[role] = events(answer.status, slow, probability, label)
+            for role, other in ((STABLE, CANDIDATE), (CANDIDATE, STABLE)):
+                found[role].update(events_of[role])
+                alone = events_of[role] - events_of[other]
+                found[role].update(f"{metric} alone" for metric in alone)
+            found[CANDIDATE]["differs"] += said[STABLE] != said[CANDIDATE]
+        for metric in ("errors", "errors alone", "slow", "slow alone", "differs"):
+            found[CANDIDATE][metric] += told.not_sent
+        n = len(told.pairs) + told.not_sent
+        counts = [Counts(n, dict(found[role])) for role in (STABLE, CANDIDATE)]
+        from_s = self._looked - self._began
+        return [Measurement(from_s, self.now_s, 0.5, *counts, of=MIRROR)]
+
+
+def _stop(group: Sequence[servers.Server]) -> None:
+    """Stop servers side by side: each waits for its own last answers."""
+    if group:
+        with ThreadPoolExecutor(len(group)) as pool:
+            list(pool.map(lambda server: server.stop(), group))
+
+
+def _probability(body: bytes) -> float:
+    """As the answer of a model server says it; NaN if it does not."""
+    with suppress(ValueError, KeyError, TypeError):
+        return float(json.loads(body)["probability"])
+    return math.nan
 
 
 def _warm(server: servers.Server, rows: pd.DataFrame) -> None:

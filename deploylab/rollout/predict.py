@@ -113,8 +113,8 @@ def canary(
     seen, before_s = 0, 0.0
     # Evidence of the events so far -> chance; a key is the events of each stage.
     paths: dict[tuple[int, ...], float] = {(): 1.0}
-    for share in strategy.shares:
-        requests = round(requests_per_s * share * strategy.bake_s)
+    for share, bake_s in zip(strategy.shares, strategy.bakes_s, strict=True):
+        requests = round(requests_per_s * share * bake_s)
         late = round(requests_per_s * share * late_s)
         after: dict[tuple[int, ...], float] = defaultdict(float)
         for path, weight in paths.items():
@@ -133,7 +133,7 @@ def canary(
                 )
         paths = after
         seen += requests
-        before_s += strategy.bake_s
+        before_s += bake_s
         if requests < enough:
             ends[seen] += sum(paths.values())
             seconds += before_s * sum(paths.values())

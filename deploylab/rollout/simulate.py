@@ -9,7 +9,7 @@ and does not take longer for more of them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
@@ -18,12 +18,18 @@ from deploylab.rollout.engine import StepFailed
 from deploylab.rollout.judges import SplitEProcess
 from deploylab.rollout.model import (
     CANDIDATE,
+    MIRROR,
+    PREVIEW,
     STABLE,
     Abort,
     Bake,
     Counts,
     Deploy,
     Measurement,
+    Mirror,
+    Preview,
+    Promote,
+    Retire,
     Shift,
     Step,
 )
@@ -37,54 +43,154 @@ PIECE = 1 << 15
 class Simulated:
     """An environment in which nothing runs.
 
-    rates: for each role, the chance of each metric's event in one request.
-    requests_per_s: mean of the Poisson arrivals. tick_s: seconds between looks.
-    deploy_s: what starting a role takes; None for one that never becomes ready.
+    rates: for each role, the chance of each metric's event in one request; "differs",
+    of the candidate, is a chance in one mirrored request. requests_per_s: mean of the
+    Poisson arrivals. tick_s: seconds between looks. size: instances of a whole group.
+
+    deploy_s: what starting instances of a role takes; stop_s: what stopping them takes.
+    ready_s: None, or for a candidate that never becomes ready, how long one waits.
+    dies_after: requests after which the candidate is dead, None for never.
+
+    both: for a metric, the chance that a mirrored request is an event of both roles;
+    left out, the two are independent. population: number of users, each as busy as any
+    other; then every request is drawn for itself, with its user, and users are counted.
+    Without it they are not.
     """
 
     rates: Mapping[str, Mapping[str, float]]
     requests_per_s: float
     rng: np.random.Generator
     tick_s: float = 1.0
-    deploy_s: float | None = 0.0
+    deploy_s: float = 0.0
+    stop_s: float = 0.0
+    ready_s: float | None = None
+    dies_after: float = inf
+    size: int = 1
+    both: Mapping[str, float] = field(default_factory=dict)
+    population: int | None = None
     now_s: float = 0.0
     share: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.instances = {STABLE: self.size, CANDIDATE: 0}
+        self._rates = dict(self.rates)
+        self._mirror, self._sticky, self._answered = 0.0, False, 0
+        self._untold: list[Measurement] = []
+        if self.population is not None:
+            self._places = self.rng.random(self.population)
+            self._known = np.zeros(self.population, bool)
+
     def do(self, step: Step) -> list[Measurement]:
         """Change the split, or let time pass; the traffic goes on meanwhile."""
-        if isinstance(step, Bake):
-            return self._pass(step.until_s, ticks=1)
-        if isinstance(step, Deploy):
-            if self.deploy_s is None:
-                raise StepFailed(f"the {step.role} never became ready")
-            return self._pass(self.now_s + self.deploy_s)
-        if isinstance(step, Shift):
-            self.share = step.split.candidate
-        elif isinstance(step, Abort):
-            self.share = 0.0
-        return []
+        match step:
+            case Bake(until_s):
+                self._pass(until_s, ticks=1)
+            case Deploy(role, to):
+                if role == CANDIDATE and self.ready_s is not None:
+                    self._pass(self.now_s + self.ready_s)
+                    raise StepFailed(f"it was not ready within {self.ready_s:g} s")
+                self._pass(self.now_s + self.deploy_s)
+                self.instances[role] = self.size if to is None else to
+            case Retire(role, to):
+                self.instances[role] = to
+                self._pass(self.now_s + self.stop_s)
+            case Shift(split):
+                self.share, self._sticky = split.candidate, split.sticky
+            case Mirror(share):
+                self._mirror = share
+            case Preview(requests):
+                self._preview(requests)
+            case Abort(at_once=True):
+                self.share, self._mirror = 0.0, 0.0
+            case Promote():
+                self._rates[STABLE] = self._rates[CANDIDATE]
+                self.instances = {STABLE: self.instances[CANDIDATE], CANDIDATE: 0}
+                self.share = 0.0
+        told, self._untold = self._untold, []
+        return told
 
-    def _pass(self, until_s: float, ticks: float = inf) -> list[Measurement]:
+    def _pass(self, until_s: float, ticks: float = inf) -> None:
         """Let time pass until then, or for so many ticks if they end before."""
-        seen = []
-        while self.now_s < until_s - 1e-9 and len(seen) < ticks:
+        while self.now_s < until_s - 1e-9 and ticks > 0:
             start, self.now_s = self.now_s, min(self.now_s + self.tick_s, until_s)
+            ticks -= 1
             arrived = self.rng.poisson(self.requests_per_s * (self.now_s - start))
-            mine = int(self.rng.binomial(arrived, self.share))
-            others = self._counts(STABLE, int(arrived) - mine)
-            seen.append(
-                Measurement(
-                    start, self.now_s, self.share, others, self._counts(CANDIDATE, mine)
-                )
+            if self.population is None:
+                mine = int(self.rng.binomial(arrived, self.share))
+                counts = {
+                    STABLE: self._counts(STABLE, int(arrived) - mine),
+                    CANDIDATE: self._counts(CANDIDATE, mine),
+                }
+            else:
+                counts = self._single(int(arrived))
+            span = (start, self.now_s)
+            self._untold.append(
+                Measurement(*span, self.share, counts[STABLE], counts[CANDIDATE])
             )
-        return seen
+            if self._mirror:
+                self._copies(span, counts[STABLE].requests)
+            alive = self.instances[CANDIDATE] > 0
+            self._answered += counts[CANDIDATE].requests
+            if alive and self._answered >= self.dies_after:
+                self.instances[CANDIDATE] = 0
+                if self.share or self._mirror:
+                    raise StepFailed("candidate: it has died")
+
+    def _chances(self, role: str) -> dict[str, float]:
+        """The chance of each event; nobody there to answer makes each one lost."""
+        if not self.instances[role]:
+            return dict.fromkeys(self._rates[role], 0.0) | {"errors": 1.0, "lost": 1.0}
+        return {m: p for m, p in self._rates[role].items() if m != "differs"}
 
     def _counts(self, role: str, requests: int) -> Counts:
-        events = {
-            metric: int(self.rng.binomial(requests, chance))
-            for metric, chance in self.rates[role].items()
-        }
-        return Counts(int(requests), events)
+        chances = self._chances(role)
+        events = {m: int(self.rng.binomial(requests, p)) for m, p in chances.items()}
+        return Counts(requests, events)
+
+    def _preview(self, requests: int) -> None:
+        """As many requests a second as users send."""
+        start = self.now_s
+        self._pass(start + requests / self.requests_per_s)
+        counts = [self._counts(role, requests) for role in (STABLE, CANDIDATE)]
+        self._untold.append(Measurement(start, self.now_s, 0.5, *counts, of=PREVIEW))
+
+    def _copies(self, span: tuple[float, float], requests: int) -> None:
+        """Mirrored requests: each is answered by both roles."""
+        pairs = int(self.rng.binomial(requests, self._mirror))
+        mine, others = self._chances(CANDIDATE), self._chances(STABLE)
+        events: dict[str, dict[str, int]] = {STABLE: {}, CANDIDATE: {}}
+        for metric in mine.keys() | others.keys():
+            p, q = mine.get(metric, 0.0), others.get(metric, 0.0)
+            both = self.both.get(metric, p * q)
+            law = (both, p - both, q - both, 1 - p - q + both)
+            two, only, other, _ = (int(n) for n in self.rng.multinomial(pairs, law))
+            events[CANDIDATE] |= {metric: two + only, f"{metric} alone": only}
+            events[STABLE] |= {metric: two + other, f"{metric} alone": other}
+        differs = self._rates[CANDIDATE].get("differs", 0.0)
+        events[CANDIDATE]["differs"] = int(self.rng.binomial(pairs, differs))
+        counts = [Counts(pairs, events[role]) for role in (STABLE, CANDIDATE)]
+        self._answered += pairs
+        self._untold.append(Measurement(*span, 0.5, *counts, of=MIRROR))
+
+    def _single(self, requests: int) -> dict[str, Counts]:
+        """Single requests of users, each of whom is on one side if that is sticky."""
+        users = self.rng.integers(self.population, size=requests)
+        drawn = self._places[users] if self._sticky else self.rng.random(requests)
+        mine = drawn < self.share
+        first = np.zeros(requests, bool)
+        first[np.unique(users, return_index=True)[1]] = True
+        first &= ~self._known[users] & (self.share > 0)
+        self._known[users[first]] = True
+        counts = {}
+        for role, here in ((STABLE, ~mine), (CANDIDATE, mine)):
+            events, user_events = {}, {}
+            for metric, chance in self._chances(role).items():
+                hit = here & (self.rng.random(requests) < chance)
+                events[metric] = int(hit.sum())
+                user_events[metric] = int((hit & first).sum())
+            n, n_first = int(here.sum()), int((here & first).sum())
+            counts[role] = Counts(n, events, n_first, user_events)
+        return counts
 
 
 @dataclass(frozen=True)
@@ -123,15 +229,13 @@ def canaries(
         )
     enough = max(judge.at_least for judge in judges)
     enough = enough if strategy.on_doubt == "abort" else 1
-    ends_s = np.append(
-        np.arange(tick_s, strategy.bake_s - 1e-9, tick_s), strategy.bake_s
-    )
-    ticks, lengths_s = ends_s.size, np.diff(ends_s, prepend=0.0)
     aborted = np.zeros(n, bool)
     ended_s = np.zeros(n)
     exposed = np.zeros(n, int)
     evidence = [np.zeros((n, len(judge.ratios))) for judge in judges]
-    for share in strategy.shares:
+    for share, bake_s in zip(strategy.shares, strategy.bakes_s, strict=True):
+        ends_s = np.append(np.arange(tick_s, bake_s - 1e-9, tick_s), bake_s)
+        ticks, lengths_s = ends_s.size, np.diff(ends_s, prepend=0.0)
         alive = np.flatnonzero(~aborted)
         arrived = rng.poisson(requests_per_s * lengths_s, size=(alive.size, ticks))
         candidate = rng.binomial(arrived, share)

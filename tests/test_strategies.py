@@ -1,0 +1,539 @@
+"""Every strategy decides as it says, and keeps its invariants, whatever goes wrong.
+
+Statistical tests compare at six standard errors, or with bounds whose chance is stated;
+the seeds are fixed. Where Hypothesis draws, it draws cases.
+"""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploylab.rollout import (
+    AB,
+    Bandit,
+    Basic,
+    BlueGreen,
+    Canary,
+    FixedSample,
+    Gate,
+    MultiService,
+    Report,
+    Rolling,
+    Shadow,
+    SplitEProcess,
+    Threshold,
+    Verdict,
+    carry_out,
+    carry_out_services,
+    replay,
+)
+from deploylab.rollout.engine import StepFailed, in_words
+from deploylab.rollout.invariants import broken, moved
+from deploylab.rollout.model import (
+    CANDIDATE,
+    STABLE,
+    Counts,
+    Event,
+    Measurement,
+    Mirror,
+    Preview,
+    State,
+    Step,
+    TrafficSplit,
+)
+from deploylab.rollout.simulate import Simulated
+from deploylab.rollout.strategies import chance_of_less
+
+LIMIT = Gate("errors", Threshold(0.02, window_s=2.0))
+PROCESS = Gate("errors", SplitEProcess(alpha=0.01, at_least=20))
+USERS = Gate("errors", SplitEProcess(alpha=0.01, at_least=20), unit="user")
+GOOD, BAD = 0.001, 0.2
+ROLLING = Rolling(10, "25%", "25%", (LIMIT,), min_ready_s=5)
+EACH = {
+    "Basic": Basic((LIMIT,), 10),
+    "Rolling": ROLLING,
+    "BlueGreen": BlueGreen(10, (LIMIT,), (PROCESS,), 300),
+    "Canary": Canary((0.1, 0.5), (5, 10), (PROCESS,)),
+    "sticky": Canary((0.1, 0.5), 10, (USERS,), sticky=True),
+    "Shadow": Shadow(0.5, 10, (Gate("errors alone", PROCESS.judge),)),
+    "AB": AB(400, Gate("errors", FixedSample(400)), 60, guards=(USERS,)),
+    "Bandit": Bandit("errors", 2, 20, gates=(LIMIT,)),
+}
+
+
+def world(candidate: float = GOOD, *, stable: float = GOOD, seed: int = 1, **options):
+    rates = {STABLE: {"errors": stable}, CANDIDATE: {"errors": candidate}}
+    options = {"deploy_s": 3.0, "stop_s": 1.0, "size": 10} | options
+    rng = np.random.default_rng(seed)
+    return Simulated(rates, 100, rng, **options)
+
+
+def run(strategy, *, population: int | None = 5000, **options) -> Report:
+    report = carry_out(strategy, world(population=population, **options))
+    assert broken(report) == []
+    assert replay(strategy, report) == report
+    return report
+
+
+def steps(report: Report) -> list[str]:
+    """What was done, with its details, but for what was said."""
+    return [
+        f"{event.what} {in_words(event)}".strip()
+        for event in report.log
+        if event.what not in ("begin", "verdict", "end")
+    ]
+
+
+# -- each of them, good and bad ----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_good_version_comes_through(name):
+    # An A/B test and a bandit promote what is better, not what is as good.
+    stable = 0.1 if name in ("AB", "Bandit") else GOOD
+    gates = {"AB": {}, "Bandit": {"gates": ()}}.get(name, {})
+    report = run(replace(EACH[name], **gates), stable=stable)
+    assert report.outcome == ("passed" if name == "Shadow" else "promoted")
+    assert (report.lost_requests > 0) == (name == "Basic")
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_bad_version_is_given_up(name):
+    report = run(EACH[name], candidate=BAD)
+    assert (report.outcome, "gate failed" in report.reason) == ("aborted", True)
+    assert (report.exposed_requests == 0) == (name in ("BlueGreen", "Shadow"))
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_version_that_never_becomes_ready_hurts_no_one(name):
+    report = run(EACH[name], ready_s=6.0)
+    assert report.outcome == "aborted"
+    assert report.reason == "it was not ready within 6 s"
+    assert report.exposed_requests == 0
+    assert (report.lost_requests > 0) == (name == "Basic")
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_a_candidate_that_dies_is_given_up(name):
+    report = run(replace_before(EACH[name]), dies_after=100)
+    assert report.outcome == "aborted"
+    assert "died" in report.reason
+
+
+def replace_before(strategy):
+    """Without a preview, so that users' requests are those after which it dies."""
+    return replace(strategy, before=()) if hasattr(strategy, "before") else strategy
+
+
+@pytest.mark.parametrize("name", EACH)
+def test_without_traffic_nothing_is_concluded(name):
+    environment = world(population=100)
+    environment.requests_per_s = 1e-9
+    report = carry_out(replace_before(EACH[name]), environment)
+    assert broken(report) == []
+    # Basic and Rolling ask for readiness, and a gate without data says nothing.
+    kept = name in ("Basic", "Rolling")
+    assert report.outcome == ("promoted" if kept else "aborted")
+
+
+# -- Basic -------------------------------------------------------------------------
+
+
+def test_recreate_loses_what_comes_while_nobody_is_there():
+    report = run(EACH["Basic"], deploy_s=30.0, stop_s=5.0, population=None)
+    assert steps(report) == [
+        "retire stable, an outage",
+        "deploy candidate",
+        "shift candidate gets 100 %",
+        "promote",
+    ]
+    expected = 100 * 35
+    assert abs(report.lost_requests - expected) < 6 * math.sqrt(expected)
+
+
+def test_recreate_goes_back_as_it_came():
+    report = run(EACH["Basic"], candidate=BAD, deploy_s=30.0, stop_s=5.0)
+    assert steps(report)[3:] == [
+        "abort a gate failed, not at once",
+        "retire candidate, an outage",
+        "deploy stable",
+        "shift candidate gets 0 %",
+    ]
+    expected = 2 * 100 * 35
+    assert abs(report.lost_requests - expected) < 6 * math.sqrt(expected)
+
+
+# -- Rolling -----------------------------------------------------------------------
+
+
+def test_ten_instances_roll_in_two_waves_by_default():
+    report = run(Rolling(10))
+    assert steps(report) == [
+        "retire stable, 8 instances",
+        "deploy candidate, 5 instances",
+        "shift candidate gets 62.5 %",
+        "retire stable, 3 instances",
+        "deploy candidate, 10 instances",
+        "shift candidate gets 100 %",
+        "drain stable",
+        "retire stable",
+        "promote",
+    ]
+
+
+def test_a_gate_that_fails_rolls_the_old_version_back_in():
+    report = run(ROLLING, candidate=BAD)
+    done = steps(report)
+    back = done[done.index("abort a gate failed, not at once") + 1 :]
+    assert "retire candidate" in back
+    assert [one for one in back if one.startswith("deploy")][-1] == (
+        "deploy stable, 10 instances"
+    )
+    shares = [one.share for one in report.measurements if one.of == "users"]
+    top = int(np.argmax(shares))
+    assert all(np.diff(shares[top:]) <= 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "first"),
+    [
+        ((1, 0), "deploy candidate, 1 instances"),
+        ((0, 1), "retire stable, 9 instances"),
+        (("100%", 0), "deploy candidate, 10 instances"),
+        ((0, "100%"), "retire stable"),
+    ],
+)
+def test_the_limits_say_what_comes_first(limits, first):
+    report = carry_out(Rolling(10, *limits), world())
+    assert next(s for s in steps(report) if not s.startswith("drain")) == first
+
+
+# -- BlueGreen ---------------------------------------------------------------------
+
+
+def test_a_preview_stops_a_bad_version_before_any_user_meets_it():
+    report = run(EACH["BlueGreen"], candidate=BAD)
+    assert steps(report)[:3] == [
+        "deploy candidate",
+        "preview 300 requests of our own",
+        "abort a gate failed",
+    ]
+    assert report.events("errors", of="preview") > 0
+    assert report.events("errors") == 0
+
+
+def test_a_preview_without_a_conclusion_is_no_switch():
+    judge = SplitEProcess(at_least=1000)
+    strategy = BlueGreen(5, before=(Gate("errors", judge),), preview=100)
+    assert run(strategy).reason == "the preview came to no conclusion"
+
+
+# -- Shadow, A/B, Bandit -----------------------------------------------------------
+
+
+def test_no_user_meets_a_shadow():
+    report = run(EACH["Shadow"], candidate=BAD)
+    mirrored = [one for one in report.measurements if one.of == "mirror"]
+    assert sum(one.candidate.requests for one in mirrored) > 50
+    assert report.exposed_requests == 0
+    assert all(one.candidate.requests == one.stable.requests for one in mirrored)
+
+
+def test_pairs_are_counted_together_and_alone():
+    rates = {STABLE: {"wrong": 0.1}, CANDIDATE: {"wrong": 0.2, "differs": 0.3}}
+    env = Simulated(
+        rates, 10_000, np.random.default_rng(3), both={"wrong": 0.05}, deploy_s=0.0
+    )
+    strategy = Shadow(1.0, 20, (Gate("errors", Threshold(0.5)),), on_doubt="go on")
+    report = carry_out(strategy, env)
+    n = sum(m.candidate.requests for m in report.measurements if m.of == "mirror")
+    for metric, role, chance in [
+        ("wrong", STABLE, 0.1),
+        ("wrong", CANDIDATE, 0.2),
+        ("wrong alone", STABLE, 0.05),
+        ("wrong alone", CANDIDATE, 0.15),
+        ("differs", CANDIDATE, 0.3),
+    ]:
+        got = report.events(metric, role, of="mirror")
+        assert abs(got - n * chance) < 6 * math.sqrt(n * chance * (1 - chance))
+
+
+def test_an_a_b_test_decides_at_its_size_and_not_before():
+    report = run(EACH["AB"], stable=0.1)
+    said = [e for e in report.log if e.what == "verdict" and ", p " in in_words(e)]
+    assert [e.details["verdict"] for e in said] == ["successful"]
+    before = [m for m in report.measurements if m.to_s <= said[0].at_s]
+    users = [
+        sum(getattr(m, role).users for m in part)
+        for part in (before, before[:-1])
+        for role in (STABLE, CANDIDATE)
+    ]
+    assert min(users[:2]) >= 400 > min(users[2:])
+
+
+def test_an_a_b_test_with_too_few_users_ends():
+    report = run(EACH["AB"], population=300)
+    assert report.reason == "there were too few users within 60 s"
+
+
+def test_a_bandit_leaves_the_worse_arm():
+    strategy = replace(EACH["Bandit"], gates=())
+    report = run(strategy, candidate=0.3, stable=0.1)
+    shares = [one.share for one in report.measurements if one.of == "users"]
+    assert shares[0] == 0.0
+    assert max(shares) == 0.5
+    assert min(s for s in shares if s) == strategy.floor
+    assert report.outcome == "aborted"
+
+
+def test_the_chance_to_be_better_is_exact():
+    assert chance_of_less((51, 951), (66, 936)) == pytest.approx(0.924480, abs=5e-7)
+    assert chance_of_less((1, 1), (1, 1)) == pytest.approx(0.5)
+    x, y = (3, 7), (5, 4)
+    assert chance_of_less(x, y) + chance_of_less(y, x) == pytest.approx(1)
+    rng = np.random.default_rng(4)
+    drawn = np.mean(rng.beta(*x, 10**6) < rng.beta(*y, 10**6))
+    assert abs(chance_of_less(x, y) - drawn) < 6 * 0.5 / 1000
+
+
+# -- several services --------------------------------------------------------------
+
+SERVICES = MultiService({"features": EACH["Basic"], "model": EACH["Basic"]})
+
+
+def test_services_are_promoted_together():
+    reports = carry_out_services(
+        SERVICES, {"features": world(seed=1), "model": world(seed=2)}
+    )
+    assert [r.outcome for r in reports.values()] == ["promoted", "promoted"]
+    assert [broken(r) for r in reports.values()] == [[], []]
+
+
+@pytest.mark.parametrize("bad", ["features", "model"])
+@pytest.mark.parametrize("inner", ["Basic", "BlueGreen", "Canary", "Rolling"])
+def test_one_bad_service_takes_all_back_callers_first(bad, inner):
+    heard: list[Event] = []
+    services = MultiService(
+        {n: replace_before(EACH[inner]) for n in ("features", "model")}
+    )
+    environments = {
+        name: world(BAD if name == bad else GOOD, seed=5)
+        for name in ("features", "model")
+    }
+    reports = carry_out_services(services, environments, heard.append)
+    assert [r.outcome for r in reports.values()] == ["aborted", "aborted"]
+    assert [broken(r) for r in reports.values()] == [[], []]
+    other = "model" if bad == "features" else "features"
+    assert reports[other].reason == f"{bad} was given up"
+    ends = [e.details["service"] for e in heard if e.what in ("retire", "shift")]
+    assert ends[-1] == "features"
+
+
+def test_services_and_environments_must_be_the_same():
+    with pytest.raises(ValueError, match="give each service one"):
+        carry_out_services(SERVICES, {"features": world()})
+    with pytest.raises(ValueError, match="at least one service"):
+        MultiService({})
+
+
+# -- bad input ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Basic(bake_s=-1), "0 s or more"),
+        (lambda: Rolling(10, 0, 0), "max_surge|both"),
+        (lambda: Rolling(10, min_ready_s=-1), "0 s or more"),
+        (lambda: BlueGreen(5, (PROCESS,)), "nothing to compare it with"),
+        (lambda: BlueGreen(5, before=(LIMIT,), preview=0), "1 or more, not 0"),
+        (lambda: Canary((0.1, 0.5), (5,), ()), "2 stages, and bake_s has 1 times"),
+        (lambda: Canary((0.1,), 5, (PROCESS,), sticky=True), 'unit="user"'),
+        (lambda: Shadow(0, 5, ()), "at most 1, not 0"),
+        (lambda: Shadow(0.5, 0, ()), "above 0 s, not 0"),
+        (lambda: Shadow(0.5, 5, (), on_doubt="wait"), "on_doubt"),
+        (lambda: AB(0, LIMIT, 5), "1 or more"),
+        (lambda: AB(5, LIMIT, 5, share=1), "both sides need users"),
+        (lambda: AB(5, PROCESS, 5), 'unit="user"'),
+        (lambda: Bandit("errors", 5, 2), "not shorter"),
+        (lambda: Bandit("errors", 1, 2, floor=0.5), "below a half"),
+        (lambda: Bandit("errors", 1, 2, enough=1), "below 1"),
+        (lambda: Gate("errors", LIMIT.judge, unit="session"), "unit is"),
+        (lambda: Gate("errors", LIMIT.judge, on="dreams"), "users, preview or mirror"),
+        (lambda: Mirror(5), "between 0 and 1, not 5"),
+        (lambda: FixedSample(0), "1 or more, not 0"),
+        (lambda: FixedSample(5, 0.6), "below a half"),
+    ],
+)
+def test_bad_input_is_refused_with_what_to_do(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()
+
+
+def test_the_fixed_sample_is_fishers_test():
+    judge = FixedSample(500)
+
+    def verdict(mine: int, others: int, n: int = 500) -> Verdict:
+        one = Measurement(
+            0, 1, 0.5, Counts(9500, {"e": others}), Counts(n, {"e": mine})
+        )
+        return judge.judge("e", [one]).verdict
+
+    # 10 of 500 against 95 of 9500: p .036856, from the exact hypergeometric law.
+    assert verdict(10, 95) is Verdict.FAILED
+    assert verdict(9, 95) is Verdict.INCONCLUSIVE
+    assert verdict(0, 95) is Verdict.SUCCESSFUL
+    assert verdict(10, 95, 499) is Verdict.INCONCLUSIVE
+
+
+# -- whatever goes wrong -----------------------------------------------------------
+
+
+class Troubled:
+    """A simulated world in which one step fails, or is interrupted."""
+
+    def __init__(self, inner: Simulated, at: int, error: BaseException) -> None:
+        self.inner, self.left, self.error = inner, at, error
+
+    def __getattr__(self, name: str):
+        return getattr(self.inner, name)
+
+    def do(self, step: Step) -> list[Measurement]:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+        return self.inner.do(step)
+
+
+TROUBLE = {
+    "name": st.sampled_from(sorted(EACH)),
+    "at": st.integers(1, 40),
+    "error": st.sampled_from([StepFailed("no luck"), KeyboardInterrupt()]),
+    "candidate": st.sampled_from([GOOD, BAD]),
+    "dies_after": st.sampled_from([1, 200, math.inf]),
+    "population": st.sampled_from([None, 700]),
+    "seed": st.integers(0, 2**32 - 1),
+}
+
+
+def survives(name, at, error, candidate, dies_after, population, seed) -> None:
+    inner = world(candidate, seed=seed, dies_after=dies_after, population=population)
+    env = Troubled(inner, at, error)
+    heard: list[Event] = []
+    try:
+        report = carry_out(EACH[name], env, heard.append)
+    except (KeyboardInterrupt, StepFailed):
+        end = heard[-1].details
+        report = Report(end["outcome"], end["reason"], heard)
+    assert report.outcome in ("promoted", "aborted", "passed")
+    assert broken(report) == []
+    serving = CANDIDATE if inner.share == 1 else STABLE
+    assert inner.share in (0, 1)
+    assert inner.instances[serving] > 0
+    other = STABLE if serving == CANDIDATE else CANDIDATE
+    assert inner.instances[other] == 0
+
+
+@given(**TROUBLE)
+@settings(max_examples=150, deadline=None)
+def test_whatever_goes_wrong_somebody_serves_and_nothing_is_left(**trouble):
+    survives(**trouble)
+
+
+@pytest.mark.soak
+@given(**TROUBLE)
+@settings(max_examples=5000, deadline=None)
+def test_whatever_goes_wrong_somebody_serves_and_nothing_is_left_in_full(**trouble):
+    survives(**trouble)
+
+
+# -- the alarms --------------------------------------------------------------------
+
+
+def planted(name: str, **options) -> Report:
+    return carry_out(EACH[name], world(**options))
+
+
+def without(report: Report, what: str, nth: int = 0) -> Report:
+    place = [i for i, e in enumerate(report.log) if e.what == what][nth]
+    return replace(report, log=report.log[:place] + report.log[place + 1 :])
+
+
+def changed(report: Report, what: str, nth: int = 0, **details) -> Report:
+    places = [i for i, e in enumerate(report.log) if e.what == what]
+    log = list(report.log)
+    old = log[places[nth]]
+    log[places[nth]] = replace(old, details=old.details | details)
+    return replace(report, log=log)
+
+
+@pytest.mark.parametrize(
+    ("report", "says"),
+    [
+        (changed(planted("Rolling"), "retire", instances=7), "I3: 7 instances"),
+        (changed(planted("Rolling"), "deploy", instances=6), "I3: 14 instances"),
+        (changed(planted("Rolling"), "retire", 1, instances=2), "I3: 7 instances"),
+        (changed(planted("Rolling"), "shift", 1, candidate="40 %"), "I5: retire of st"),
+        (changed(planted("Basic"), "retire", cut=False), "I5: retire of stable"),
+        (without(planted("Shadow"), "mirror"), "It passed"),
+        (changed(planted("Shadow"), "mirror", 1, share=0.1), "It passed"),
+        (
+            changed(planted("Basic", candidate=BAD), "shift", 1, candidate="101 %"),
+            "I1: a share of 1.01",
+        ),
+    ],
+)
+def test_each_planted_fault_is_found(report, says):
+    found = broken(report)
+    assert any(one.startswith(says) for one in found), found
+
+
+def test_a_user_who_gets_a_shadows_answer_is_found():
+    report = planted("Shadow")
+    one = replace(report.measurements[0], candidate=Counts(1))
+    assert any(
+        said.startswith("I7") for said in broken(replace(report, measurements=[one]))
+    )
+
+
+def test_requests_that_somebody_answered_in_an_outage_are_found():
+    report = planted("Basic", candidate=BAD)
+    gone = next(e.at_s for e in report.log if e.what == "retire")
+    one = Measurement(gone + 0.1, gone + 1, 0.0, Counts(9, {"lost": 8}), Counts())
+    found = broken(replace(report, measurements=[one]))
+    assert any(said.startswith("I2: stable") for said in found), found
+
+
+def test_a_replay_that_decides_otherwise_is_found():
+    report = planted("Canary")
+    with pytest.raises(ValueError, match="the strategy now says"):
+        replay(replace(EACH["Canary"], shares=(0.1, 0.6)), report)
+
+
+def test_a_user_who_is_moved_back_is_found():
+    def frame(*rows):
+        return pd.DataFrame(rows, columns=["user", "role", "share"])
+
+    stays = frame((1, STABLE, 0.1), (1, CANDIDATE, 0.5), (2, STABLE, 0.5))
+    assert moved(stays) == []
+    assert moved(pd.concat([stays, frame((1, STABLE, 0.5))])) == [1]
+
+
+def test_new_steps_are_told_in_words():
+    said = [
+        in_words(Event(0, "mirror", {"share": 0.25})),
+        in_words(Event(0, "preview", {"requests": 3})),
+        in_words(Event(0, "shift", {"candidate": "5 %", "why": "so"})),
+    ]
+    assert said == [
+        "25 % is copied",
+        "3 requests of our own",
+        "candidate gets 5 %, so",
+    ]
+    assert State().after(Preview(3), 1).previewed
+    assert TrafficSplit(0.25).stable == 0.75
