@@ -103,8 +103,9 @@ class Report:
 
     @property
     def exposed_requests(self) -> int:
-        """Users' requests that the candidate answered, or failed to, in the rollout."""
-        return sum(m.candidate.requests for m in self.measurements if m.of == USERS)
+        """Users' requests that an instance of the candidate's got in the rollout."""
+        routed = sum(m.candidate.requests for m in self.measurements if m.of == USERS)
+        return routed - self.events("lost")
 
     @property
     def lost_requests(self) -> int:
