@@ -30,6 +30,7 @@ from deploylab.rollout import (
     Verdict,
     carry_out,
     carry_out_services,
+    compare,
     predict,
     replay,
 )
@@ -439,6 +440,32 @@ def test_one_bad_service_takes_all_back_callers_first(bad, inner):
     assert reports[other].reason == f"{bad} was given up"
     ends = [e.details["service"] for e in heard if e.what in ("retire", "shift")]
     assert ends[-1] == "features"
+    # Callees are released first, and callers go back first.
+    for what, first in (("shift", "features"), ("abort", "model")):
+        assert next(e for e in heard if e.what == what).details["service"] == first
+
+
+def test_reports_are_summed_up_and_compared():
+    """Ten instances, 100 requests a second, 3 s to start one, a look each second."""
+    table = compare(
+        {name: planted(name, candidate=BAD) for name in ("Basic", "Canary")}
+    )
+    assert list(table["outcome"]) == ["aborted", "aborted"]
+    assert list(table["fewest instances"]) == [0, 10]
+    assert table.loc["Basic", "extra instance-s"] == 0
+    # Ten more from the start of their deployment to the end of the abort's retirement.
+    report = planted("Canary", candidate=BAD)
+    gone_s = report.at("retire")
+    assert report.extra_instance_s == pytest.approx(10 * gone_s)
+    assert report.seen_after_s == report.at("abort") - report.at("shift")
+    assert report.over_after_s == report.seen_after_s
+    good = planted("Rolling")
+    assert np.isnan(good.seen_after_s)
+    assert compare({"a": good}).loc["a", "requests"] == sum(
+        m.stable.requests + m.candidate.requests for m in good.measurements
+    )
+    # Two waves: each 3 s to start with 13, 5 s until the old ones go, 1 s to stop them.
+    assert good.extra_instance_s == pytest.approx(2 * 3 * (3 + 5 + 1))
 
 
 def test_services_and_environments_must_be_the_same():

@@ -387,14 +387,16 @@ class Live:
         """Start what is missing, wait until all are ready, and tell the router."""
         system, group = self.system, self.system._groups[role]
         artifact = self.candidate if role == CANDIDATE else system.stable
-        until_s = self.now_s + self.ready_s
+        # What has served before is waited for, however little patience there is.
+        ready_s = self.ready_s if role == CANDIDATE else max(self.ready_s, _READY_S)
+        until_s = self.now_s + ready_s
         fresh = len(group)
         while len(group) < to:
             group.append(servers.start(artifact, wait=False))
         while any(server.state != "ready" for server in group):
             self._look()
             if self.now_s > until_s:
-                raise StepFailed(f"it was not ready within {self.ready_s:g} s")
+                raise StepFailed(f"it was not ready within {ready_s:g} s")
             time.sleep(_POLL_S)
         for server in group[fresh:]:
             _warm(server, system._rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -593,23 +594,28 @@ class MultiService:
             )
             for name, strategy in self.services.items()
         }
-        given_up = [n for n in self.services if states[n].aborting]
-        aborts = [n for n in self.services if isinstance(steps[n], Abort)]
+        given_up = [
+            name
+            for name in self.services
+            if states[name].aborting or isinstance(steps[name], Abort)
+        ]
         if given_up:
-            for name in reversed(self.services):
+            order = list(reversed(self.services))
+            for name in order:
                 if not states[name].aborting:
+                    if isinstance(steps[name], Abort):
+                        return name, steps[name]
                     whole = self.services[name].keeps_stable
                     return name, Abort(f"{given_up[0]} was given up", at_once=whole)
-            order = list(reversed(self.services))
-        elif aborts:
-            return aborts[0], steps[aborts[0]]
         else:
-            # What can still be taken back comes before what cannot; of several, the
-            # service whose clock is behind.
-            order = sorted(
-                self.services,
-                key=lambda n: (_is_final(steps[n], states[n]), states[n].now_s),
-            )
+            # What can still be taken back comes before what cannot. Of that, callees
+            # come first; then all wait, and the one whose clock is behind goes on.
+            def turn(name: str) -> tuple[bool, float]:
+                waits = isinstance(steps[name], Bake)
+                final = _is_final(steps[name], states[name])
+                return final, states[name].now_s if waits else -inf
+
+            order = sorted(self.services, key=turn)
         for name in order:
             if not isinstance(steps[name], End):
                 return name, steps[name]
