@@ -140,9 +140,8 @@ def test_without_traffic_nothing_is_concluded(name):
     environment.requests_per_s = 1e-9
     report = carry_out(replace_before(EACH[name]), environment)
     assert broken(report) == []
-    # Basic and Rolling ask for readiness, and a gate without data says nothing.
-    kept = name in ("Basic", "Rolling")
-    assert report.outcome == ("promoted" if kept else "aborted")
+    assert report.outcome == "aborted"
+    assert ("no data" in report.reason) == (name not in ("AB", "Bandit"))
 
 
 # -- Basic -------------------------------------------------------------------------
@@ -211,12 +210,41 @@ def test_a_gate_that_fails_rolls_the_old_version_back_in():
         ((1, 0), "deploy candidate, 1 instances"),
         ((0, 1), "retire stable, 9 instances"),
         (("100%", 0), "deploy candidate, 10 instances"),
-        ((0, "100%"), "retire stable"),
+        ((0, "100%"), "retire stable, an outage"),
     ],
 )
 def test_the_limits_say_what_comes_first(limits, first):
     report = carry_out(Rolling(10, *limits), world())
     assert next(s for s in steps(report) if not s.startswith("drain")) == first
+
+
+def test_one_instance_without_room_for_another_is_an_outage():
+    report = run(Rolling(1, 0, 1), size=1)
+    assert steps(report) == [
+        "retire stable, an outage",
+        "deploy candidate, 1 instances",
+        "shift candidate gets 100 %",
+        "promote",
+    ]
+    assert report.lost_requests > 0
+    back = run(Rolling(1, 0, 1, (LIMIT,), min_ready_s=5), size=1, candidate=BAD, seed=2)
+    assert back.outcome in ("aborted", "promoted")
+    with pytest.raises(ValueError, match="longer min_ready_s"):
+        predict.damage(Rolling(1, 0, 1), replace(REFERENCE, instances=1))
+    said = predict.damage(
+        Rolling(2, 0, "100%", min_ready_s=9), replace(REFERENCE, instances=2, needed=0)
+    )
+    assert said.lost == 0
+
+
+def test_gates_without_time_to_see_are_no_proof():
+    slow = Gate("errors", Threshold(0.02, window_s=60))
+    for strategy in (replace(ROLLING, gates=(slow,)), Basic((slow,), 10)):
+        report = run(strategy, candidate=BAD)
+        assert (report.outcome, report.reason) == (
+            "aborted",
+            "there is no data to judge by",
+        )
 
 
 # -- BlueGreen ---------------------------------------------------------------------

@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,8 @@ class System:
     rate_per_s: requests a second, by default three tenths of the capacity measured at
     the start, and at most `most_per_s`. instances: of each version, at most four.
     router_kind: see `router.start`. slow_s: an answer that takes longer counts as
-    "slow". tick_s: how often a rollout looks.
+    "slow". tick_s: how often a rollout looks. app, env: of the servers of both roles,
+    see `servers.start`.
 
     Metrics are counted for each role, a request at most once in each: "errors" (5xx:
     also the router's own, for an instance that broke off, or gave no answer within two
@@ -101,10 +103,13 @@ class System:
         slow_s: float = 0.1,
         tick_s: float = 0.25,
         seed: int = 0,
+        app: str = servers.PHISHING_SERVICE,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.stable = Path(stable)
         self.instances, self.tick_s, self.slow_s = instances, tick_s, slow_s
         self._rows, self._seed = rows, seed
+        self._start = partial(servers.start, app=app, env=env)
         self._labels = None if labels is None else np.asarray(labels)
         if self._labels is not None and len(self._labels) != len(rows):
             raise ValueError(f"{len(rows)} rows need as many labels")
@@ -117,7 +122,7 @@ class System:
         try:
             self._stack.callback(self._stop_servers)
             for _ in range(instances):
-                self._groups[STABLE].append(servers.start(self.stable))
+                self._groups[STABLE].append(self._start(self.stable))
                 _warm(self._groups[STABLE][-1], rows)
             self.router = router.start(router_kind, answer_timeout_s=_ANSWER_TIMEOUT_S)
             self._stack.callback(lambda: self.router.stop())
@@ -392,7 +397,7 @@ class Live:
         until_s = self.now_s + ready_s
         fresh = len(group)
         while len(group) < to:
-            group.append(servers.start(artifact, wait=False))
+            group.append(system._start(artifact, wait=False))
         while any(server.state != "ready" for server in group):
             self._look()
             if self.now_s > until_s:
@@ -458,13 +463,13 @@ class Live:
         # Instances that came in place of dead ones are not waited for by users.
         with suppress(servers.ServerError):
             while len(alive) < system.instances:
-                alive.append(servers.start(system.stable))
+                alive.append(system._start(system.stable))
         system._groups[STABLE] = alive
         system.router.set_group(STABLE, self._urls(alive))
         _stop(dead)
 
     def _start_stable(self) -> servers.Server:
-        server = servers.start(self.system.stable)
+        server = self.system._start(self.system.stable)
         _warm(server, self.system._rows)
         return server
 

@@ -239,7 +239,7 @@ class Basic(_Plan):
     """Stop the old version, then start the new one in its place (recreate).
 
     Between the two nobody answers. bake_s: how long the gates watch the new version;
-    one that fails brings the old one back, in the same way.
+    one that fails, or has no data then, brings the old one back, in the same way.
     """
 
     gates: tuple[Gate, ...] = ()
@@ -268,7 +268,7 @@ class Basic(_Plan):
             return Abort("a gate failed", at_once=False)
         if state.now_s < state.since_s + self.bake_s:
             return Bake(state.since_s + self.bake_s)
-        return Promote()
+        return _unproved(self.gates, verdict) or Promote()
 
     def _back(self, state: State) -> Step:
         if state.share == 0 and CANDIDATE not in state.retired:
@@ -290,7 +290,8 @@ class Rolling(_Plan):
     than that, and how many fewer ready ones, as a number or a percentage, rounded as
     Kubernetes does. min_ready_s: how long new instances must have been ready before old
     ones go. Readiness is all that it asks for, unless there are gates; one that fails
-    rolls the old version back in, in waves again.
+    rolls the old version back in, in waves again, and so do gates that have seen too
+    little to judge by after min_ready_s; without that time they are not waited for.
 
     The instances of a wave are taken to become ready together.
     """
@@ -331,13 +332,13 @@ class Rolling(_Plan):
         if verdict is Verdict.FAILED and not state.aborting:
             return Abort("a gate failed", at_once=False)
         if not state.aborting:
-            return self._wave(state, CANDIDATE, STABLE) or Promote()
+            return self._wave(state, CANDIDATE, STABLE, verdict) or Promote()
         if state.share == 0 and CANDIDATE not in state.retired:
             return way_back(state)
-        step = self._wave(state, STABLE, CANDIDATE)
+        step = self._wave(state, STABLE, CANDIDATE, verdict)
         return step or End("aborted", state.aborting)
 
-    def _wave(self, state: State, to: str, away: str) -> Step | None:
+    def _wave(self, state: State, to: str, away: str, verdict: Verdict) -> Step | None:
         """The next step of a wave, Kubernetes' way; None if all is done."""
         surge, unavailable = self.limits
         coming, going = state.instances.get(to, 0), state.instances.get(away, 0)
@@ -345,13 +346,18 @@ class Rolling(_Plan):
         share = self._share(to, coming, left)
         if coming and state.share != share:
             even = self._share(to, coming, going)
-            if self.min_ready_s and going > left:
+            # On the way back nobody waits for what has proved itself before.
+            if self.min_ready_s and going > left and to == CANDIDATE:
                 if state.share != even:
                     return Shift(TrafficSplit(even))
                 if state.now_s < state.since_s + self.min_ready_s:
                     return Bake(state.since_s + self.min_ready_s)
+                if abort := _unproved(self.gates, verdict):
+                    return abort
             return Shift(TrafficSplit(share))
         if going > left:
+            if not coming and not left:
+                return Retire(away, cut=True)  # so many may be unavailable
             if not left and away not in state.drained:
                 return Drain(away)
             return Retire(away, left)
@@ -585,8 +591,13 @@ class MultiService:
         """Which service makes a step, and which; an End only once all can end."""
         # Once one has let its old version go, all go on.
         too_late = any(
-            state.promoted or (state.share == 1 and STABLE in state.drained)
-            for state in states.values()
+            states[name].promoted
+            or (
+                strategy.keeps_stable
+                and states[name].share == 1
+                and STABLE in states[name].drained
+            )
+            for name, strategy in self.services.items()
         )
         steps = {
             name: strategy.next(
@@ -612,7 +623,7 @@ class MultiService:
             # come first; then all wait, and the one whose clock is behind goes on.
             def turn(name: str) -> tuple[bool, float]:
                 waits = isinstance(steps[name], Bake)
-                final = _is_final(steps[name], states[name])
+                final = _is_final(self.services[name], steps[name], states[name])
                 return final, states[name].now_s if waits else -inf
 
             order = sorted(self.services, key=turn)
@@ -622,11 +633,20 @@ class MultiService:
         return order[0], steps[order[0]]
 
 
-def _is_final(step: Step, state: State) -> bool:
-    """Whether, after this step, the old version cannot be had back at once."""
-    if isinstance(step, Drain | Retire):
+def _is_final(strategy: Strategy, step: Step, state: State) -> bool:
+    """Whether the strategy cannot take the candidate back after this step."""
+    if isinstance(step, Drain | Retire) and strategy.keeps_stable:
         return step.role == STABLE and state.share == 1
     return isinstance(step, Promote | End)
+
+
+def _unproved(gates: Sequence[Gate], verdict: Verdict) -> Abort | None:
+    """The abort of a version that came through without having been judged."""
+    if gates and verdict is Verdict.ERROR:
+        return Abort("there is no data to judge by", at_once=False)
+    if gates and verdict is Verdict.INCONCLUSIVE:
+        return Abort("the gates came to no conclusion", at_once=False)
+    return None
 
 
 def _refuse_requests(gates: Sequence[Gate]) -> None:
