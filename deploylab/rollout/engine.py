@@ -407,10 +407,20 @@ class _Rollout:
                 some = {"there": dict(self.done[-1].instances)} if _some(step) else {}
                 self.note("failed", step=_name(step), **_said(step), why=why, **some)
                 self._settle(step)
+                if (
+                    self.state.instances.get(step.role)
+                    and not self.strategy.keeps_stable
+                ):
+                    # It is there still, and a strategy that counts will ask again.
+                    self.mended += 1
+                    if self.mended > MENDS:
+                        raise
                 return
             self.note("failed", step=_name(step), why=why)
             whole = self.strategy.keeps_stable
-            if isinstance(step, Abort) or (whole and STABLE not in self.state.ready):
+            if isinstance(step, Abort | Promote):
+                raise
+            if whole and STABLE not in self.state.ready:
                 raise
             if self.state.aborting:
                 # On a long way back something may die; it is taken out, and on it goes.
@@ -439,7 +449,7 @@ class _Rollout:
         self.measurements += seen
         totals = dict(self.state.seen)
         for one in seen:
-            if one.of == USERS:
+            if one.of == USERS and 0 < one.share < 1:
                 for role in (STABLE, CANDIDATE):
                     totals[role] = totals.get(role, Counts()) + counts(one, role)
         self.state = replace(self.state, seen=totals)

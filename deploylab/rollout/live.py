@@ -52,6 +52,7 @@ from deploylab.rollout.model import (
     TrafficSplit,
 )
 from deploylab.rollout.strategies import MultiService, Strategy
+from deploylab.router import RouterError
 
 #: Load is at most this share of what was measured at the start.
 LOAD = 0.3
@@ -117,6 +118,7 @@ class System:
         self._label_of = _most_frequent_labels(rows, self._labels)
         self._groups: dict[str, list[servers.Server]] = {STABLE: [], CANDIDATE: []}
         self._rolling_out, self._collecting = threading.Lock(), threading.Lock()
+        self._on_trial = self.stable  # what the candidate group was started from
         self._stack = ExitStack()
         self.answers: list[Answer] = []
         try:
@@ -377,16 +379,17 @@ class Live:
                 groups[STABLE], groups[CANDIDATE] = groups[CANDIDATE], []
                 system.router.set_group(CANDIDATE, [])
                 _stop(left)  # an interrupt came before they were stopped
-                system.stable = self.candidate
+                system.stable = system._on_trial
 
     def put_in_order(self) -> None:
         """All traffic to stable instances that live, and no candidate."""
         system = self.system
-        if system._groups[STABLE] or not system._groups[CANDIDATE]:
+        ready = any(one.state == "ready" for one in system._groups[CANDIDATE])
+        if ready and not system._groups[STABLE]:
+            self._do(Promote())  # a promotion did not come to its end
+        else:
             self._secure()
             self._do(Retire(CANDIDATE))
-        else:  # a promotion did not come to its end
-            self._do(Promote())
 
     def _deploy(self, role: str, to: int) -> None:
         """Start what is missing, wait until all are ready, and tell the router."""
@@ -396,10 +399,12 @@ class Live:
         ready_s = self.ready_s if role == CANDIDATE else max(self.ready_s, _READY_S)
         until_s = self.now_s + ready_s
         fresh = len(group)
+        if role == CANDIDATE:
+            system._on_trial = artifact
         while len(group) < to:
             group.append(system._start(artifact, wait=False))
         while any(server.state != "ready" for server in group):
-            self._look()
+            self._look(load=role == CANDIDATE)
             if self.now_s > until_s:
                 raise StepFailed(f"it was not ready within {ready_s:g} s")
             time.sleep(_POLL_S)
@@ -429,8 +434,11 @@ class Live:
             Measurement(from_s, self.now_s, 0.5, **found, of=PREVIEW)
         )
 
-    def _look(self) -> None:
-        """Raise StepFailed if a process that the rollout needs has ended."""
+    def _look(self, load: bool = True) -> None:
+        """Raise StepFailed if a process that the rollout needs has ended.
+
+        load: whether it needs the traffic; the way back does not.
+        """
         system = self.system
         system.router.check()
         for role, group in system._groups.items():
@@ -440,7 +448,7 @@ class Live:
                 except servers.ServerDied as error:
                     said = str(error).split("\n")[0]
                     raise StepFailed(f"{role}: {said}") from error
-        if not system.load.alive:
+        if load and not system.load.alive:
             raise StepFailed("the traffic has ended: its generator is gone")
 
     def _secure(self) -> None:
@@ -463,7 +471,7 @@ class Live:
         # Instances that came in place of dead ones are not waited for by users.
         with suppress(servers.ServerError):
             while len(alive) < system.instances:
-                alive.append(system._start(system.stable))
+                alive.append(self._start_stable())
         system._groups[STABLE] = alive
         system.router.set_group(STABLE, self._urls(alive))
         _stop(dead)
@@ -590,7 +598,10 @@ class Live:
         router = self.system.router
         if not router.can_mirror or router.state != "ready":
             return []
-        told = router.take_pairs()
+        try:
+            told = router.take_pairs()
+        except (RouterError, servers.ServerError):
+            return []  # it has died, and somebody will look
         lost = told.not_sent + told.not_kept
         if not told.pairs and not lost:
             return []

@@ -251,6 +251,8 @@ class Basic(_Plan):
             raise ValueError(
                 f"bake_s is the time to watch, 0 s or more, not {self.bake_s}"
             )
+        if self.gates and not self.bake_s:
+            raise ValueError("gates need time to see something: give bake_s")
 
     def next(self, state: State, verdict: Verdict) -> Step:
         """The decision rule: the first line that applies."""
@@ -332,7 +334,11 @@ class Rolling(_Plan):
         if verdict is Verdict.FAILED and not state.aborting:
             return Abort("a gate failed", at_once=False)
         if not state.aborting:
-            return self._wave(state, CANDIDATE, STABLE, verdict) or Promote()
+            step = self._wave(state, CANDIDATE, STABLE, verdict)
+            until_s = state.deployed_s + self.min_ready_s
+            if step is None and state.now_s < until_s:
+                return Bake(until_s)  # there was nobody left to wait beside
+            return step or Promote()
         if state.share == 0 and CANDIDATE not in state.retired:
             return way_back(state)
         step = self._wave(state, STABLE, CANDIDATE, verdict)
@@ -430,7 +436,8 @@ class AB(_Plan):
     users: how many each side needs; their number is settled before, and nothing but
     a guard gate ends it earlier. decides: the gate that is asked once, at the end; a
     verdict other than successful keeps the stable version. longest_s: when it is given
-    up. share: the candidate's. guards: gates that end it when they fail.
+    up. share: the candidate's. guards: gates that end it when they fail. All of them
+    count users, each by the first request.
     """
 
     users: int
@@ -448,11 +455,19 @@ class AB(_Plan):
             )
         if self.users < 1 or self.longest_s <= 0:
             raise ValueError("users is 1 or more, and longest_s is above 0 s")
-        _refuse_requests((self.decides, *self.guards))
+        if getattr(self.decides.judge, "at_least", 0) > self.users:
+            raise ValueError(
+                f"the gate that decides needs {self.decides.judge.at_least} users on "
+                f"each side, and it is asked at {self.users}"
+            )
+        # What was divided is users, so users are what is counted.
+        guards = tuple(replace(gate, unit="user") for gate in self.guards)
+        object.__setattr__(self, "guards", guards)
+        object.__setattr__(self, "decides", replace(self.decides, unit="user"))
 
     def watched(self, state: State) -> tuple[Gate, ...]:
-        """The guards; once there are enough users, the gate that decides."""
-        return (self.decides,) if self._enough(state) else self.guards
+        """The guards; once there are enough users, the gate that decides as well."""
+        return (*self.guards, self.decides) if self._enough(state) else self.guards
 
     def next(self, state: State, verdict: Verdict) -> Step:
         """The decision rule: the first line that applies."""
