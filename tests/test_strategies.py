@@ -227,14 +227,8 @@ def test_one_instance_without_room_for_another_is_an_outage():
         "promote",
     ]
     assert report.lost_requests > 0
-    back = run(Rolling(1, 0, 1, (LIMIT,), min_ready_s=5), size=1, candidate=BAD, seed=2)
-    assert back.outcome in ("aborted", "promoted")
     with pytest.raises(ValueError, match="longer min_ready_s"):
         predict.damage(Rolling(1, 0, 1), replace(REFERENCE, instances=1))
-    said = predict.damage(
-        Rolling(2, 0, "100%", min_ready_s=9), replace(REFERENCE, instances=2, needed=0)
-    )
-    assert said.lost == 0
 
 
 def test_a_router_that_refuses_for_ever_ends_a_roll():
