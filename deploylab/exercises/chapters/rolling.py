@@ -189,7 +189,7 @@ def _wave(t: Trial, *case: int) -> tuple[tuple[int, int], str]:
         Wrong(
             "halves",
             "not-whole",
-            patch=(("return old, new", "return old / 2, new"),),
+            patch=(("return old, new", "return old / 4, new"),),
         ),
         Wrong(
             "goes all the way at a time",
@@ -305,11 +305,13 @@ def next_wave(t: Trial) -> None:
     )
     _same(t, (old, new), said, 10, 3, 2, 2, 0)
     t.good("goes on after most of the old ones have died")
-    for _ in range(40):
+    (old, new), said = _wave(t, 5, 0, 2, 1, 3)
+    _same(t, (old, new), said, 5, 0, 2, 1, 3)
+    for _ in range(60):
         instances = int(t.rng.integers(1, 21))
         surge = int(t.rng.integers(0, 7))
-        unavailable = int(t.rng.integers(0 if surge else 1, instances + 1))
-        new = int(t.rng.integers(0, instances + 1))
+        unavailable = int(t.rng.integers(0 if surge else 1, 2 + instances // 3))
+        new = int(t.rng.integers(0, 1 + instances // t.rng.integers(1, 4)))
         old = int(t.rng.integers(0, max(1, instances + surge - new + 1)))
         old = min(old, instances)
         case = (instances, surge, unavailable, old, new)
@@ -642,6 +644,7 @@ def _file(text: str) -> str:
 
 @exercise(
     kind="configuration",
+    starting="6020f322fc7ebfb7",
     hints={
         "*": [
             "Go through the promises one by one: which field keeps each of them?",
@@ -760,7 +763,7 @@ def _file(text: str) -> str:
             patch=(
                 (
                     "        lifecycle:\n          preStop:\n"
-                    "            sleep: {seconds: 5}\n",
+                    "            sleep: {seconds: 5}",
                     "",
                 ),
             ),
