@@ -311,17 +311,17 @@ class State:
     now_s: float = 0.0
     share: float = 0.0
     since_s: float = 0.0
-    released_s: float | None = None
     ready: frozenset[str] = frozenset({STABLE})
     drained: frozenset[str] = frozenset()
     retired: frozenset[str] = frozenset()
+    promoted: bool = False
+    aborting: str = ""
+    released_s: float | None = None
     instances: Mapping[str, int] = field(default_factory=dict)
     mirror: float = 0.0
     mirrored: bool = False
     previewed: bool = False
     seen: Mapping[str, Counts] = field(default_factory=dict)
-    promoted: bool = False
-    aborting: str = ""
 
     def after(self, step: Step, now_s: float) -> State:
         """The state once a step is done, if nothing else has happened."""
