@@ -153,7 +153,9 @@ def _is_right(t: Trial, value: float, chances: list[float]) -> None:
             """,
         ),
         Wrong(
-            "none of them", "none-bad", patch=(("return 1 - none_is_bad", "return none_is_bad"),)
+            "none of them",
+            "none-bad",
+            patch=(("return 1 - none_is_bad", "return none_is_bad"),),
         ),
         Wrong(
             "all but one is bad as well",
@@ -179,7 +181,9 @@ def _is_right(t: Trial, value: float, chances: list[float]) -> None:
             """,
         ),
         Wrong(
-            "percent", "percent", patch=(("return 1 - none_is_bad", "return 100 * (1 - none_is_bad)"),)
+            "percent",
+            "percent",
+            patch=(("return 1 - none_is_bad", "return 100 - 100 * none_is_bad"),),
         ),
         Wrong(
             "the first of an empty list",
@@ -242,7 +246,7 @@ def _is_right(t: Trial, value: float, chances: list[float]) -> None:
             """,
         ),
     ],
-)  # fmt: skip
+)
 def any_bad(t: Trial) -> None:
     """The chance that at least one of several changes is bad."""
     chances = [0.1, 0.3]
@@ -356,7 +360,8 @@ services_order = order(
         ),
         Before(
             "K", "A", "filter-back-first",
-            "The new `web` then still calls, and the old `filter` refuses its requests.",
+            "The new `web` then still calls, and the old `filter` refuses its "
+            "requests.",
             "On the way back, ask again who understands whom.",
         ),
         Before(
@@ -425,8 +430,8 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
     hints={
         "*": [
             "Two questions: may it be sent again, and has it been sent often enough?",
-            "For the first, ask whether somebody may already have done what the request "
-            "asks for.",
+            "For the first, ask whether somebody may already have done what the "
+            "request asks for.",
             "1 four tries are enough; 2 nobody has seen it: again; 3 perhaps done: "
             "again if that does no harm; 4 all else is an answer.",
         ],
@@ -462,7 +467,10 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
             "never what is not idempotent",
             "never-seen",
             patch=(
-                ("not_seen or (perhaps_done and idempotent)", "(not_seen or perhaps_done) and idempotent"),
+                (
+                    "not_seen or (perhaps_done and idempotent)",
+                    "(not_seen or perhaps_done) and idempotent",
+                ),
             ),
         ),
         Wrong(
@@ -491,7 +499,9 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
         Wrong("the same pause", "pauses", patch=((" * 2 ** (tries - 1)", ""),)),
         Wrong("doubled too early", "pauses", patch=(("(tries - 1)", "tries"),)),
         Wrong(
-            "grows by steps", "pauses", patch=(("0.5 * 2 ** (tries - 1)", "0.5 * tries"),)
+            "grows by steps",
+            "pauses",
+            patch=(("0.5 * 2 ** (tries - 1)", "0.5 * tries"),),
         ),
         Wrong("at once", "at-once", patch=(("0.5 * 2 ** (tries - 1)", "0"),)),
         Wrong(
@@ -528,7 +538,7 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
             """,
         ),
     ],
-)  # fmt: skip
+)
 def safe_retry(t: Trial) -> None:
     """When a client sends a request again, and after which pause."""
     pause = _pause(t, 503, 1, True)
@@ -544,7 +554,7 @@ def safe_retry(t: Trial) -> None:
         pause = _pause(t, 503, tries, True)
         t.need(
             pause is not None,
-            "too-few" if tries > 1 else "gives-up",
+            "too-few",
             f"{t.said}, after try {tries} of 4.",
             "An outage of two seconds becomes an error that the user sees.",
             "Four tries are allowed, and 503 says that nobody was there.",
