@@ -19,7 +19,7 @@ from deploylab.exercises.kinds import (
 
 def _without_an_answer() -> float:
     """Requests that found nobody in two outages, and those that the version failed."""
-    rate, stop_s, start_s, window_s, failing = 50, 10, 120, 60, 0.05
+    rate, stop_s, start_s, window_s, failing = 20, 10, 120, 60, 0.05
     return 2 * rate * (stop_s + start_s) + failing * rate * window_s
 
 
@@ -35,26 +35,26 @@ recreate_loss = prediction(
             plausible=False,
         ),
         Guess(
-            1, 1500, "errors-only",
+            1, 600, "errors-only",
             "That resembles what the bad version fails. Before it answers anybody, and "
             "after it, there is nobody at all.",
             "For the next prediction: draw a line in time, and mark who answers.",
         ),
         Guess(
-            1500, 11_835, "one-outage",
+            600, 4734, "one-outage",
             "That resembles one outage. The old version was stopped, so the way back "
             "is a deployment too.",
             "For the next prediction: go through the way back step by step.",
         ),
         Guess(
-            14_465, 22_000, "all-of-it",
+            5786, 6700, "all-of-it",
             "That is more like everything that comes until the old version is back. In "
             "its window the bad version still answers most requests.",
             "For the next prediction: of the requests that a version gets, how many "
             "does it fail?",
         ),
         Guess(
-            22_000, float("inf"), "too-many",
+            6700, float("inf"), "too-many",
             "In the whole release, there and back, fewer requests arrive than that.",
             "For the next prediction: the seconds from the first step to the last, "
             "times the rate, are the most that there can be.",
@@ -379,8 +379,8 @@ services_order = order(
     distractors={
         "F": "Then there is nothing left to switch back to, and the way back is a "
         "deployment.",
-        "J": "The three were released as one, and were tested as one. A pair that "
-        "nobody has tried is a new risk in the middle of an incident.",
+        "J": "They still run. If they needed a start, the way back would take as long "
+        "as a deployment.",
     },
     example="LGBIDHKAEC",
     others=["GLBIDHKAEC"],
