@@ -267,10 +267,7 @@ async def main() -> None:
         await web.TCPSite(runner, "127.0.0.1", int(os.environ["PORT"])).start()
         sys.stderr.write(f"routing on port {os.environ['PORT']}\n")
         await asked_to_end.wait()
-        router.mirror = 0
-        for copy in router.copies:
-            copy.cancel()
-        await runner.cleanup()
+        await runner.cleanup()  # for users only: copies end with their connections
 
 
 if __name__ == "__main__":

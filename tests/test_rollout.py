@@ -648,7 +648,7 @@ def test_giving_up_goes_on_whatever_fails_on_the_way(what):
         carry_out(TWO_STAGES, env, log.append)
     assert env.share == 0
     assert env.steps[-1] == "retire candidate"
-    assert whats(log)[-1] == "end"
+    assert happened(log)[-1] == "end"
 
 
 @pytest.mark.parametrize("what", ["deploy", "shift", "abort", "end"])
@@ -684,7 +684,7 @@ def test_late_bad_news_outranks_the_last_shift():
     assert (env.running, env.share) == ({STABLE}, 0.0)
 
 
-def whats(log: list[Event]) -> list[str]:
+def happened(log: list[Event]) -> list[str]:
     """What happened, after the first line, which says what was begun."""
     return [event.what for event in log if event.what != "begin"]
 
@@ -695,7 +695,7 @@ def test_a_good_version_is_promoted():
     assert env.steps == ALL_WELL
     assert (report.outcome, report.reason) == ("promoted", "")
     assert (env.running, env.share) == ({CANDIDATE}, 1.0)
-    assert whats(report.log) == [
+    assert happened(report.log) == [
         *("deploy", "shift", "verdict", "shift", "shift"),
         *("drain", "retire", "promote", "end"),
     ]
@@ -728,7 +728,7 @@ def test_without_data_it_ends_with_the_stage():
     assert report.reason == "there is no data to judge by"
     assert report.at("abort") == 3.0
     # That there was no data yet is no news.
-    assert "verdict" not in whats(report.log)
+    assert "verdict" not in happened(report.log)
 
 
 def test_doubt_ends_it_with_the_stage():
@@ -968,7 +968,7 @@ def test_time_and_traffic_of_a_simulation():
 
 def test_a_candidate_that_never_becomes_ready_gets_no_traffic():
     report = carry_out(SMALL, Simulated(rates(0, 0), 50, rng(), ready_s=0.0))
-    assert whats(report.log) == ["failed", "abort", "drain", "retire", "end"]
+    assert happened(report.log) == ["failed", "abort", "drain", "retire", "end"]
     assert report.reason == "it was not ready within 0 s"
     assert broken(report) == []
 
@@ -1411,7 +1411,7 @@ def without(report: Report, what: str) -> Report:
 def swapped(report: Report, one: str, other: str) -> Report:
     """Two lines change places; the times stay."""
     changed = list(report.log)
-    a, b = (whats(changed).index(what) for what in (one, other))
+    a, b = (happened(changed).index(what) for what in (one, other))
     changed[a], changed[b] = (
         replace(changed[b], at_s=changed[a].at_s),
         replace(changed[a], at_s=changed[b].at_s),

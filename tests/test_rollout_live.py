@@ -413,7 +413,7 @@ def test_a_killed_owner_leaves_the_log_and_no_process(saved, kind, tmp_path):
     _, alive = psutil.wait_procs(processes, timeout=30)
     assert [p for p in alive if p.status() != psutil.STATUS_ZOMBIE] == []
     said = [json.loads(line)["what"] for line in log.read_text().splitlines()]
-    assert said[:2] == ["deploy", "shift"]
+    assert said[:3] == ["begin", "deploy", "shift"]
 
 
 # -- its parts ---------------------------------------------------------------------

@@ -36,6 +36,9 @@ from deploylab.rollout.model import (
 )
 from deploylab.rollout.strategies import MultiService, Strategy
 
+#: So many steps may fail on the way back before somebody must look.
+MENDS = 3
+
 
 class StepFailed(Exception):
     """An environment could not do a step; the message says what happened."""
@@ -103,8 +106,9 @@ class Report:
 
     @property
     def exposed_requests(self) -> int:
-        """Users' requests that the candidate answered, or failed to, in the rollout."""
-        return sum(m.candidate.requests for m in self.measurements if m.of == USERS)
+        """Users' requests that an instance of the candidate's got in the rollout."""
+        routed = sum(m.candidate.requests for m in self.measurements if m.of == USERS)
+        return routed - self.events("lost")
 
     @property
     def lost_requests(self) -> int:
@@ -149,6 +153,10 @@ def in_words(event: Event) -> str:
         case "deploy" | "retire" | "abort":
             more = {"cut": "an outage", "at_once": "not at once"}
             more["instances"] = f"{said.get('instances')} instances"
+            more["candidate"] = f"candidate has {said.get('candidate')}"
+            more["there"] = " and ".join(
+                f"{n} {role}" for role, n in said.get("there", {}).items()
+            )
             first, *rest = said
             return ", ".join([str(said[first]), *(more[name] for name in rest)])
         case "mirror":
@@ -289,6 +297,7 @@ class _Rollout:
         self.measurements: list[Measurement] = []
         self.done: list[Done] = []
         self.said: dict[Gate, Verdict] = {}
+        self.mended = 0
         self.giving_up = False
 
     def begin(self) -> None:
@@ -332,20 +341,28 @@ class _Rollout:
         except StepFailed as error:
             why = str(error) or "it does not say why"
             if isinstance(step, Drain | Retire):
-                self.note("failed", step=_name(step), **_said(step), why=why)
+                some = {"there": dict(self.done[-1].instances)} if _some(step) else {}
+                self.note("failed", step=_name(step), **_said(step), why=why, **some)
                 self._settle(step)
                 return
             self.note("failed", step=_name(step), why=why)
             whole = self.strategy.keeps_stable
-            if self.state.aborting or (whole and STABLE not in self.state.ready):
+            if isinstance(step, Abort) or (whole and STABLE not in self.state.ready):
                 raise
-            if isinstance(step, Abort):
-                raise
+            if self.state.aborting:
+                # On a long way back something may die; it is taken out, and on it goes.
+                self.mended += 1
+                if whole or self.mended > MENDS:
+                    raise
             step = Abort(why, at_once=whole)
             self._measure(step)
         # First what is true now, then who hears of it: a listener may fail.
         self._settle(step)
-        if not isinstance(step, Bake):
+        if isinstance(step, Abort) and not step.at_once:
+            # Where the traffic is now depends on who was found alive.
+            share, there = _percent(self.state.share), dict(self.state.instances)
+            self.note("abort", **_said(step), candidate=share, there=there)
+        elif not isinstance(step, Bake):
             self.note(_name(step), **_said(step))
 
     def _measure(self, step: Step) -> None:
@@ -400,7 +417,7 @@ class _Rollout:
         if self.log and self.log[-1].what == "end":
             return
         if not self.strategy.keeps_stable and not self.state.promoted:
-            with suppress(Exception):
+            with suppress(BaseException):  # a second interrupt too
                 if not self.state.aborting:
                     self.do(Abort(reason, at_once=False))
                 while not isinstance(step := self._next_back(), End):
@@ -411,7 +428,9 @@ class _Rollout:
         outcome = "promoted"
         if STABLE in self.state.ready:
             outcome = "aborted"
-            steps = [Abort(reason)] if not self.state.aborting else []
+            state = self.state
+            back = not state.aborting or state.share > 0 or state.mirror > 0
+            steps = [Abort(reason)] if back else []
             if CANDIDATE not in self.state.drained:
                 steps.append(Drain(CANDIDATE))
             steps.append(Retire(CANDIDATE))
@@ -420,7 +439,7 @@ class _Rollout:
         for step in steps:
             try:
                 self.do(step)
-            except Exception as error:
+            except BaseException as error:
                 self.note("failed", step=_name(step), why=repr(error))
                 if not isinstance(step, Drain | Retire):
                     outcome = "stuck"
@@ -438,7 +457,7 @@ class _Rollout:
         for tell in (self._write, self.tell):
             try:
                 tell(event)
-            except Exception:
+            except BaseException:  # an interrupt is obeyed already
                 if not self.giving_up:
                     raise
 
@@ -446,6 +465,15 @@ class _Rollout:
         if self.log_file is not None:
             with open(self.log_file, "a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(event)) + "\n")
+
+
+def _some(step: Step) -> bool:
+    """Whether it leaves some instances, so that one must count them."""
+    return isinstance(step, Retire) and step.to > 0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:g} %"
 
 
 def _name(step: Step) -> str:
@@ -456,7 +484,7 @@ def _said(step: Step) -> dict[str, Any]:
     """A step's details, as the log has them."""
     match step:
         case Shift(split, why):
-            details = {"candidate": f"{100 * split.candidate:g} %"}
+            details = {"candidate": _percent(split.candidate)}
             return details | ({"why": why} if why else {})
         case Deploy(role, to):
             return {"role": role} | ({} if to is None else {"instances": to})

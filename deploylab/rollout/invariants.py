@@ -27,7 +27,7 @@ def broken(report: Report) -> list[str]:
       that is an outage, and says so, leaves requests that are lost, every one.
     - I3: with limits in its first line, as a rolling update has, there are never fewer
       ready instances than ``instances - max_unavailable`` nor more than ``instances +
-      max_surge``.
+      max_surge``, but for those that have died.
     - I4: after an abort the candidate has no traffic, and only tidying follows; after
       one that is not at once, its share never rises.
     - I5: instances are ready before traffic comes, and traffic leaves before they go:
@@ -80,6 +80,8 @@ def _shares(report: Report) -> Iterator[str]:
 def _traffic(report: Report) -> Iterator[str]:
     for role in (STABLE, CANDIDATE):
         for from_s, to_s, cut in _absences(report, role):
+            before = [m.to_s for m in report.measurements if m.to_s <= to_s + GRAIN_S]
+            last_s = max(before, default=inf)
             for one in report.measurements:
                 share = one.share if role == CANDIDATE else 1 - one.share
                 inside = from_s - GRAIN_S <= one.from_s < to_s - GRAIN_S
@@ -90,6 +92,8 @@ def _traffic(report: Report) -> Iterator[str]:
                 these = counts(one, role)
                 if cut and these.events.get("lost", 0) == these.requests:
                     continue
+                if cut and one.to_s == last_s:
+                    continue  # somebody was there before its end
                 yield (
                     f"I2: {role} had traffic at {one.from_s:g} s, "
                     + ("after its retire" if from_s > -inf else "before its deploy")
@@ -124,6 +128,9 @@ def _limits(report: Report) -> Iterator[str]:
     for event in report.log:
         if event.what == "promote":
             return
+        if "there" in event.details:  # some may have died, and are not missed twice
+            there |= event.details["there"]
+            least = min(least, sum(there.values()))
         if event.what not in ("deploy", "retire") or event.details.get("step"):
             continue
         default = whole if event.what == "deploy" else 0
@@ -144,11 +151,11 @@ def _abort(report: Report) -> Iterator[str]:
     at_once = abort.details.get("at_once", True)
     allowed = {"failed", "drain", "retire", "end"}
     allowed |= set() if at_once else {"deploy", "shift", "abort"}
-    share = inf
+    share = 0.0 if at_once else _share(abort)
     for event in report.log[place + 1 :]:
         if event.what not in allowed:
             yield f"I4: a {event.what} at {event.at_s:g} s, after the abort"
-        if event.what == "shift":
+        if event.what == "shift" and not at_once:
             if _share(event) > share:
                 yield f"I4: the share rose at {event.at_s:g} s, after the abort"
             share = _share(event)
@@ -169,6 +176,7 @@ def _order(report: Report) -> Iterator[str]:
             elif event.details.get("at_once", True):
                 share = 0.0
             else:
+                share = _share(event)  # wherever it was, or whoever was left
                 continue
             for to, part in ((CANDIDATE, share), (STABLE, 1 - share)):
                 if part > 0 and not there[to]:

@@ -368,8 +368,10 @@ class Live:
                     raise StepFailed("there is no candidate to promote")
                 # The same instances, under the other name; then nobody is moved.
                 self._route(groups[CANDIDATE])
+                left = groups[STABLE]
                 groups[STABLE], groups[CANDIDATE] = groups[CANDIDATE], []
                 system.router.set_group(CANDIDATE, [])
+                _stop(left)  # an interrupt came before they were stopped
                 system.stable = self.candidate
 
     def put_in_order(self) -> None:

@@ -25,6 +25,7 @@ from deploylab.rollout.model import (
     Bake,
     Counts,
     Deploy,
+    Drain,
     Measurement,
     Mirror,
     Preview,
@@ -73,8 +74,8 @@ class Simulated:
 
     def __post_init__(self) -> None:
         self.instances = {STABLE: self.size, CANDIDATE: 0}
-        self._rates = dict(self.rates)
         self._mirror, self._sticky, self._answered = 0.0, False, 0
+        self._died = False
         self._untold: list[Measurement] = []
         if self.population is not None:
             self._places = self.rng.random(self.population)
@@ -90,6 +91,7 @@ class Simulated:
                     self._pass(self.now_s + self.ready_s)
                     raise StepFailed(f"it was not ready within {self.ready_s:g} s")
                 self._pass(self.now_s + self.deploy_s)
+                self._look()
                 self.instances[role] = self.size if to is None else to
             case Retire(role, to):
                 self.instances[role] = to
@@ -100,14 +102,23 @@ class Simulated:
                 self._mirror = share
             case Preview(requests):
                 self._preview(requests)
-            case Abort(at_once=True):
-                self.share, self._mirror = 0.0, 0.0
+            case Abort(at_once=at_once):
+                if at_once or not self.instances[CANDIDATE]:
+                    self.share, self._mirror = 0.0, 0.0
             case Promote():
-                self._rates[STABLE] = self._rates[CANDIDATE]
+                self.rates = {**self.rates, STABLE: self.rates[CANDIDATE]}
                 self.instances = {STABLE: self.instances[CANDIDATE], CANDIDATE: 0}
                 self.share = 0.0
+        if not isinstance(step, Abort | Drain | Retire | Promote):
+            self._look()
         told, self._untold = self._untold, []
         return told
+
+    def _look(self) -> None:
+        """Raise StepFailed if the candidate has died and somebody needs it."""
+        if self._died and (self.share or self._mirror):
+            self._died = False
+            raise StepFailed("candidate: it has died")
 
     def _pass(self, until_s: float, ticks: float = inf) -> None:
         """Let time pass until then, or for so many ticks if they end before."""
@@ -133,14 +144,13 @@ class Simulated:
             self._answered += counts[CANDIDATE].requests
             if alive and self._answered >= self.dies_after:
                 self.instances[CANDIDATE] = 0
-                if self.share or self._mirror:
-                    raise StepFailed("candidate: it has died")
+                self._died = True
 
     def _chances(self, role: str) -> dict[str, float]:
         """The chance of each event; nobody there to answer makes each one lost."""
         if not self.instances[role]:
-            return dict.fromkeys(self._rates[role], 0.0) | {"errors": 1.0, "lost": 1.0}
-        return {m: p for m, p in self._rates[role].items() if m != "differs"}
+            return dict.fromkeys(self.rates[role], 0.0) | {"errors": 1.0, "lost": 1.0}
+        return {m: p for m, p in self.rates[role].items() if m != "differs"}
 
     def _counts(self, role: str, requests: int) -> Counts:
         chances = self._chances(role)
@@ -166,7 +176,7 @@ class Simulated:
             two, only, other, _ = (int(n) for n in self.rng.multinomial(pairs, law))
             events[CANDIDATE] |= {metric: two + only, f"{metric} alone": only}
             events[STABLE] |= {metric: two + other, f"{metric} alone": other}
-        differs = self._rates[CANDIDATE].get("differs", 0.0)
+        differs = self.rates[CANDIDATE].get("differs", 0.0)
         events[CANDIDATE]["differs"] = int(self.rng.binomial(pairs, differs))
         counts = [Counts(pairs, events[role]) for role in (STABLE, CANDIDATE)]
         self._answered += pairs
