@@ -29,7 +29,7 @@ from deploylab import servers, traffic
 from deploylab.router_process import ERROR_HEADER, SHARE_HEADER
 
 #: Longest time that one load goes on, in seconds.
-LONGEST_S = 1800.0
+LONGEST_S = 3600.0
 
 
 class Answer(NamedTuple):

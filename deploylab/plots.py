@@ -160,13 +160,15 @@ def timeline(
     *,
     metric: str = "errors",
     judge: Any = None,
+    of: str = "users",
 ) -> Sequence[Axes] | np.ndarray:
     """A rollout over time: traffic, events of a metric, and the evidence.
 
     axes: the three of ``plt.subplots(3, 1, sharex=True, figsize=(7, 5))``, from the
     top. report: its measurements and its log, both in seconds since the start.
     judge: whose e-value is drawn, a ``SplitEProcess``; any other judge, or none, gives
-    a band of the verdicts in the log.
+    a band of the verdicts in the log. of: whose requests are drawn: "users", or
+    "mirror" for the copies that a shadow answers.
 
     The top panel stacks the requests per second of the candidate and of the stable
     version, with the share that the router was told: 100 % is at the mean traffic, so
@@ -185,18 +187,19 @@ def timeline(
             f"a timeline has three panels, and this gives it {len(panels)} axes; make "
             "them with fig, axes = plt.subplots(3, 1, sharex=True)"
         )
-    times = [m.from_s for m in report.measurements]
-    times += [m.to_s for m in report.measurements] + [e.at_s for e in report.log]
+    drawn = [m for m in report.measurements if m.of == of]
+    times = [m.from_s for m in drawn]
+    times += [m.to_s for m in drawn] + [e.at_s for e in report.log]
     start, end = (min(times), max(times)) if times else (0.0, 0.0)
     end = end if end > start else start + 1
     for ax in panels:
         ax.set_xlim(start - 0.02 * (end - start), end + 0.02 * (end - start))
         ax.grid(True, axis="y")
-    bins = _bins(report.measurements, (end - start) / 50)
-    _draw_traffic(panels[0], bins, report.measurements)
+    bins = _bins(drawn, (end - start) / 50)
+    _draw_traffic(panels[0], bins, drawn)
     _draw_events(panels[1], bins, metric)
     if hasattr(judge, "e_values"):
-        _draw_evidence(panels[2], report.measurements, metric, judge)
+        _draw_evidence(panels[2], drawn, metric, judge)
     else:
         _draw_verdicts(panels[2], report.log, end)
     _draw_log(panels, report.log)

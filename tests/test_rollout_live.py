@@ -349,7 +349,8 @@ def test_traffic_that_falls_silent_is_not_taken_for_success(running, saved):
     report = running.roll_out(QUICK, saved["v2"], tell)
     os.kill(running.load.pid, signal.SIGCONT)
     assert_back_on_v1(running, report)
-    assert "no data" in report.reason
+    # None under the new share, or the few that came before the stop: too few.
+    assert "no data" in report.reason or "no conclusion" in report.reason
 
 
 def test_a_reader_takes_nothing_from_the_gate(running, saved):

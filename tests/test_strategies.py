@@ -30,6 +30,7 @@ from deploylab.rollout import (
     Verdict,
     carry_out,
     carry_out_services,
+    compare,
     predict,
     replay,
 )
@@ -139,9 +140,8 @@ def test_without_traffic_nothing_is_concluded(name):
     environment.requests_per_s = 1e-9
     report = carry_out(replace_before(EACH[name]), environment)
     assert broken(report) == []
-    # Basic and Rolling ask for readiness, and a gate without data says nothing.
-    kept = name in ("Basic", "Rolling")
-    assert report.outcome == ("promoted" if kept else "aborted")
+    assert report.outcome == "aborted"
+    assert ("no data" in report.reason) == (name not in ("AB", "Bandit"))
 
 
 # -- Basic -------------------------------------------------------------------------
@@ -210,12 +210,89 @@ def test_a_gate_that_fails_rolls_the_old_version_back_in():
         ((1, 0), "deploy candidate, 1 instances"),
         ((0, 1), "retire stable, 9 instances"),
         (("100%", 0), "deploy candidate, 10 instances"),
-        ((0, "100%"), "retire stable"),
+        ((0, "100%"), "retire stable, an outage"),
     ],
 )
 def test_the_limits_say_what_comes_first(limits, first):
     report = carry_out(Rolling(10, *limits), world())
     assert next(s for s in steps(report) if not s.startswith("drain")) == first
+
+
+def test_one_instance_without_room_for_another_is_an_outage():
+    report = run(Rolling(1, 0, 1), size=1)
+    assert steps(report) == [
+        "retire stable, an outage",
+        "deploy candidate, 1 instances",
+        "shift candidate gets 100 %",
+        "promote",
+    ]
+    assert report.lost_requests > 0
+    with pytest.raises(ValueError, match="longer min_ready_s"):
+        predict.damage(Rolling(1, 0, 1), replace(REFERENCE, instances=1))
+
+
+def test_a_router_that_refuses_for_ever_ends_a_roll():
+    """A step that is asked for again and again fails so many times and no more."""
+
+    class Refuses(Simulated):
+        def do(self, step):
+            if step.__class__.__name__ == "Retire" and self.share:
+                raise StepFailed("the router refuses")
+            return super().do(step)
+
+    rates = {role: {"errors": 0.0} for role in (STABLE, CANDIDATE)}
+    env = Refuses(rates, 100, np.random.default_rng(1), size=10)
+    heard = []
+    with pytest.raises(StepFailed, match="refuses"):
+        carry_out(ROLLING, env, heard.append)
+    assert len(heard) < 40
+    assert heard[-1].what == "end"
+    assert env.share == 0
+
+
+def test_a_guard_is_heard_at_the_deciding_look():
+    rates = {
+        STABLE: {"wrong": 0.1, "errors": 0.0},
+        CANDIDATE: {"wrong": 0.0, "errors": 1.0},
+    }
+    env = Simulated(rates, 400, np.random.default_rng(1), tick_s=5, population=5000)
+    guard = Gate("errors", SplitEProcess(alpha=0.01, at_least=20))
+    strategy = AB(400, Gate("wrong", FixedSample(400)), 60, guards=(guard,))
+    assert carry_out(strategy, env).outcome == "aborted"
+
+
+def test_a_bandit_does_not_hear_of_the_time_before_its_trial():
+    """Errors rise for all at the release: two equal versions stay equal."""
+
+    class Day(Simulated):
+        def do(self, step):
+            level = 0.002 if not self.share else 0.02
+            self.rates = {role: {"errors": level} for role in (STABLE, CANDIDATE)}
+            return super().do(step)
+
+    blamed = 0
+    for seed in range(20):
+        env = Day({}, 200, np.random.default_rng(seed), deploy_s=60)
+        report = carry_out(Bandit("errors", 2, 20, enough=0.99), env)
+        blamed += "chance of 0.0" in report.reason
+    # With the time before, all 20 are below 0.1. Without it each is with a chance of a
+    # quarter at most, and more than 15 of them with one of 4e-7.
+    assert blamed <= 15
+
+
+def test_the_last_instance_is_watched_too():
+    one = Rolling(1, 0, 1, (Gate("errors", Threshold(0.02, window_s=2)),), 10)
+    assert run(one, size=1, candidate=BAD).reason == "a gate failed"
+
+
+def test_gates_without_time_to_see_are_no_proof():
+    slow = Gate("errors", Threshold(0.02, window_s=60))
+    for strategy in (replace(ROLLING, gates=(slow,)), Basic((slow,), 10)):
+        report = run(strategy, candidate=BAD)
+        assert (report.outcome, report.reason) == (
+            "aborted",
+            "there is no data to judge by",
+        )
 
 
 # -- BlueGreen ---------------------------------------------------------------------
@@ -439,6 +516,32 @@ def test_one_bad_service_takes_all_back_callers_first(bad, inner):
     assert reports[other].reason == f"{bad} was given up"
     ends = [e.details["service"] for e in heard if e.what in ("retire", "shift")]
     assert ends[-1] == "features"
+    # Callees are released first, and callers go back first.
+    for what, first in (("shift", "features"), ("abort", "model")):
+        assert next(e for e in heard if e.what == what).details["service"] == first
+
+
+def test_reports_are_summed_up_and_compared():
+    """Ten instances, 100 requests a second, 3 s to start one, a look each second."""
+    table = compare(
+        {name: planted(name, candidate=BAD) for name in ("Basic", "Canary")}
+    )
+    assert list(table["outcome"]) == ["aborted", "aborted"]
+    assert list(table["fewest instances"]) == [0, 10]
+    assert table.loc["Basic", "extra instance-s"] == 0
+    # Ten more from the start of their deployment to the end of the abort's retirement.
+    report = planted("Canary", candidate=BAD)
+    gone_s = report.at("retire")
+    assert report.extra_instance_s == pytest.approx(10 * gone_s)
+    assert report.seen_after_s == report.at("abort") - report.at("shift")
+    assert report.over_after_s == report.seen_after_s
+    good = planted("Rolling")
+    assert np.isnan(good.seen_after_s)
+    assert compare({"a": good}).loc["a", "requests"] == sum(
+        m.stable.requests + m.candidate.requests for m in good.measurements
+    )
+    # Two waves: each 3 s to start with 13, 5 s until the old ones go, 1 s to stop them.
+    assert good.extra_instance_s == pytest.approx(2 * 3 * (3 + 5 + 1))
 
 
 def test_services_and_environments_must_be_the_same():
@@ -466,7 +569,8 @@ def test_services_and_environments_must_be_the_same():
         (lambda: Shadow(0.5, 5, (), on_doubt="wait"), "on_doubt"),
         (lambda: AB(0, LIMIT, 5), "1 or more"),
         (lambda: AB(5, LIMIT, 5, share=1), "both sides need users"),
-        (lambda: AB(5, PROCESS, 5), 'unit="user"'),
+        (lambda: AB(5, Gate("errors", FixedSample(9)), 5), "needs 9 users"),
+        (lambda: Basic((LIMIT,)), "give bake_s"),
         (lambda: Bandit("errors", 5, 2), "not shorter"),
         (lambda: Bandit("errors", 1, 2, floor=0.5), "below a half"),
         (lambda: Bandit("errors", 1, 2, enough=1), "below 1"),

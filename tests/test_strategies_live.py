@@ -157,7 +157,7 @@ def roll_out(system: live.System, strategy, artifact: Path, **options):
 
 def no_mirror(name: str, system: live.System) -> None:
     if name == "Shadow" and not system.router.can_mirror:
-        pytest.skip("HAProxy does not mirror")
+        pytest.skip("this kind of router does not mirror")
 
 
 @pytest.mark.parametrize("name", [name for name in QUICK if name != "Bandit"])

@@ -5,7 +5,13 @@ them, ``carry_out`` asks the one, tells the other, and writes the log from which
 report is drawn.
 """
 
-from deploylab.rollout.engine import Report, carry_out, carry_out_services, replay
+from deploylab.rollout.engine import (
+    Report,
+    carry_out,
+    carry_out_services,
+    compare,
+    replay,
+)
 from deploylab.rollout.judges import FixedSample, SplitEProcess, Threshold
 from deploylab.rollout.model import (
     Counts,
@@ -47,5 +53,6 @@ __all__ = [
     "Verdict",
     "carry_out",
     "carry_out_services",
+    "compare",
     "replay",
 ]

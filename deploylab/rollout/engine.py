@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,11 +132,73 @@ class Report:
         return next((e.at_s for e in self.log if e.what == what), float("nan"))
 
     @property
+    def seen_after_s(self) -> float:
+        """From the candidate's first request to the abort; NaN without both."""
+        return self.at("abort") - self._trial_s[0]
+
+    @property
+    def over_after_s(self) -> float:
+        """From the candidate's first request until it gets no more of them.
+
+        For one that is promoted, until that; 0 if it had none.
+        """
+        began_s, ended_s = self._trial_s
+        return ended_s - began_s if ended_s > began_s else 0.0
+
+    @property
+    def _trial_s(self) -> tuple[float, float]:
+        """When the candidate's first and last users' requests were counted."""
+        on_trial = [m for m in self.measurements if m.of == USERS and m.share > 0]
+        if not on_trial:
+            return float("nan"), float("nan")
+        return on_trial[0].from_s, on_trial[-1].to_s
+
+    @property
+    def extra_instance_s(self) -> float:
+        """Instance-seconds beyond those of the service as it was at the beginning.
+
+        An instance counts from when it is started until it is stopped.
+        """
+        total = 0.0
+        for before, after in pairwise(self.done):
+            there = max(sum(one.instances.values()) for one in (before, after))
+            more = max(0, there - sum(self.done[0].instances.values()))
+            total += more * (after.now_s - before.now_s)
+        return total
+
+    @property
+    def summary(self) -> pd.Series:
+        """The rollout in numbers, in the order: whom it hurt, when, and the cost."""
+        users = [m for m in self.measurements if m.of == USERS]
+        floor = [sum(one.instances.values()) for one in self.done]
+        return pd.Series(
+            {
+                "outcome": self.outcome,
+                "requests": sum(
+                    m.stable.requests + m.candidate.requests for m in users
+                ),
+                "exposed": self.exposed_requests,
+                "errors": self.events("errors") - self.events("lost"),
+                "lost": self.lost_requests,
+                "seen after s": round(self.seen_after_s, 2),
+                "over after s": round(self.over_after_s, 2),
+                "seconds": round(self.log[-1].at_s - self.log[0].at_s, 2),
+                "fewest instances": min(floor, default=0),
+                "extra instance-s": round(self.extra_instance_s, 1),
+            }
+        )
+
+    @property
     def table(self) -> pd.DataFrame:
         """The log as a table: what and details, by the second."""
         rows = [(f"{e.at_s:.2f}", e.what, in_words(e)) for e in self.log]
         table = pd.DataFrame(rows, columns=["second", "what", "details"])
         return table.set_index("second")
+
+
+def compare(reports: Mapping[str, Report]) -> pd.DataFrame:
+    """The summaries of several rollouts, a row for each."""
+    return pd.DataFrame({name: report.summary for name, report in reports.items()}).T
 
 
 def counts(measurement: Measurement, role: str) -> Counts:
@@ -344,10 +407,20 @@ class _Rollout:
                 some = {"there": dict(self.done[-1].instances)} if _some(step) else {}
                 self.note("failed", step=_name(step), **_said(step), why=why, **some)
                 self._settle(step)
+                if (
+                    self.state.instances.get(step.role)
+                    and not self.strategy.keeps_stable
+                ):
+                    # It is there still, and a strategy that counts will ask again.
+                    self.mended += 1
+                    if self.mended > MENDS:
+                        raise
                 return
             self.note("failed", step=_name(step), why=why)
             whole = self.strategy.keeps_stable
-            if isinstance(step, Abort) or (whole and STABLE not in self.state.ready):
+            if isinstance(step, Abort | Promote):
+                raise
+            if whole and STABLE not in self.state.ready:
                 raise
             if self.state.aborting:
                 # On a long way back something may die; it is taken out, and on it goes.
@@ -376,7 +449,7 @@ class _Rollout:
         self.measurements += seen
         totals = dict(self.state.seen)
         for one in seen:
-            if one.of == USERS:
+            if one.of == USERS and 0 < one.share < 1:
                 for role in (STABLE, CANDIDATE):
                     totals[role] = totals.get(role, Counts()) + counts(one, role)
         self.state = replace(self.state, seen=totals)

@@ -17,6 +17,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ from deploylab.rollout.model import (
     TrafficSplit,
 )
 from deploylab.rollout.strategies import MultiService, Strategy
+from deploylab.router import RouterError
 
 #: Load is at most this share of what was measured at the start.
 LOAD = 0.3
@@ -76,7 +78,8 @@ class System:
     rate_per_s: requests a second, by default three tenths of the capacity measured at
     the start, and at most `most_per_s`. instances: of each version, at most four.
     router_kind: see `router.start`. slow_s: an answer that takes longer counts as
-    "slow". tick_s: how often a rollout looks.
+    "slow". tick_s: how often a rollout looks. app, env: of the servers of both roles,
+    see `servers.start`.
 
     Metrics are counted for each role, a request at most once in each: "errors" (5xx:
     also the router's own, for an instance that broke off, or gave no answer within two
@@ -101,10 +104,13 @@ class System:
         slow_s: float = 0.1,
         tick_s: float = 0.25,
         seed: int = 0,
+        app: str = servers.PHISHING_SERVICE,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         self.stable = Path(stable)
         self.instances, self.tick_s, self.slow_s = instances, tick_s, slow_s
         self._rows, self._seed = rows, seed
+        self._start = partial(servers.start, app=app, env=env)
         self._labels = None if labels is None else np.asarray(labels)
         if self._labels is not None and len(self._labels) != len(rows):
             raise ValueError(f"{len(rows)} rows need as many labels")
@@ -112,12 +118,13 @@ class System:
         self._label_of = _most_frequent_labels(rows, self._labels)
         self._groups: dict[str, list[servers.Server]] = {STABLE: [], CANDIDATE: []}
         self._rolling_out, self._collecting = threading.Lock(), threading.Lock()
+        self._on_trial = self.stable  # what the candidate group was started from
         self._stack = ExitStack()
         self.answers: list[Answer] = []
         try:
             self._stack.callback(self._stop_servers)
             for _ in range(instances):
-                self._groups[STABLE].append(servers.start(self.stable))
+                self._groups[STABLE].append(self._start(self.stable))
                 _warm(self._groups[STABLE][-1], rows)
             self.router = router.start(router_kind, answer_timeout_s=_ANSWER_TIMEOUT_S)
             self._stack.callback(lambda: self.router.stop())
@@ -372,29 +379,34 @@ class Live:
                 groups[STABLE], groups[CANDIDATE] = groups[CANDIDATE], []
                 system.router.set_group(CANDIDATE, [])
                 _stop(left)  # an interrupt came before they were stopped
-                system.stable = self.candidate
+                system.stable = system._on_trial
 
     def put_in_order(self) -> None:
         """All traffic to stable instances that live, and no candidate."""
         system = self.system
-        if system._groups[STABLE] or not system._groups[CANDIDATE]:
+        ready = any(one.state == "ready" for one in system._groups[CANDIDATE])
+        if ready and not system._groups[STABLE]:
+            self._do(Promote())  # a promotion did not come to its end
+        else:
             self._secure()
             self._do(Retire(CANDIDATE))
-        else:  # a promotion did not come to its end
-            self._do(Promote())
 
     def _deploy(self, role: str, to: int) -> None:
         """Start what is missing, wait until all are ready, and tell the router."""
         system, group = self.system, self.system._groups[role]
         artifact = self.candidate if role == CANDIDATE else system.stable
-        until_s = self.now_s + self.ready_s
+        # What has served before is waited for, however little patience there is.
+        ready_s = self.ready_s if role == CANDIDATE else max(self.ready_s, _READY_S)
+        until_s = self.now_s + ready_s
         fresh = len(group)
+        if role == CANDIDATE:
+            system._on_trial = artifact
         while len(group) < to:
-            group.append(servers.start(artifact, wait=False))
+            group.append(system._start(artifact, wait=False))
         while any(server.state != "ready" for server in group):
-            self._look()
+            self._look(load=role == CANDIDATE)
             if self.now_s > until_s:
-                raise StepFailed(f"it was not ready within {self.ready_s:g} s")
+                raise StepFailed(f"it was not ready within {ready_s:g} s")
             time.sleep(_POLL_S)
         for server in group[fresh:]:
             _warm(server, system._rows)
@@ -422,8 +434,11 @@ class Live:
             Measurement(from_s, self.now_s, 0.5, **found, of=PREVIEW)
         )
 
-    def _look(self) -> None:
-        """Raise StepFailed if a process that the rollout needs has ended."""
+    def _look(self, load: bool = True) -> None:
+        """Raise StepFailed if a process that the rollout needs has ended.
+
+        load: whether it needs the traffic; the way back does not.
+        """
         system = self.system
         system.router.check()
         for role, group in system._groups.items():
@@ -433,7 +448,7 @@ class Live:
                 except servers.ServerDied as error:
                     said = str(error).split("\n")[0]
                     raise StepFailed(f"{role}: {said}") from error
-        if not system.load.alive:
+        if load and not system.load.alive:
             raise StepFailed("the traffic has ended: its generator is gone")
 
     def _secure(self) -> None:
@@ -456,13 +471,13 @@ class Live:
         # Instances that came in place of dead ones are not waited for by users.
         with suppress(servers.ServerError):
             while len(alive) < system.instances:
-                alive.append(servers.start(system.stable))
+                alive.append(self._start_stable())
         system._groups[STABLE] = alive
         system.router.set_group(STABLE, self._urls(alive))
         _stop(dead)
 
     def _start_stable(self) -> servers.Server:
-        server = servers.start(self.system.stable)
+        server = self.system._start(self.system.stable)
         _warm(server, self.system._rows)
         return server
 
@@ -583,7 +598,10 @@ class Live:
         router = self.system.router
         if not router.can_mirror or router.state != "ready":
             return []
-        told = router.take_pairs()
+        try:
+            told = router.take_pairs()
+        except (RouterError, servers.ServerError):
+            return []  # it has died, and somebody will look
         lost = told.not_sent + told.not_kept
         if not told.pairs and not lost:
             return []

@@ -300,10 +300,12 @@ class State:
 
     now_s: the rollout's clock. share: the candidate's share of the traffic, and
     since_s when it, or the mirror, was last set; released_s: when the candidate first
-    got users' traffic, None before. ready, drained, retired: the roles of which that
-    is true. instances: how many of each role are there, as the environment sees it.
-    mirror: the share of requests that is mirrored; mirrored, previewed: whether there
-    has been a mirror, a preview. seen: what users' requests came to so far, by role.
+    got users' traffic, None before; deployed_s: the last deployment. ready, drained,
+    retired: the roles of which that is true. instances: how many of each role are
+    there, as the environment sees it. mirror: the share of requests that is mirrored;
+    mirrored, previewed: whether there has been a mirror, a preview. seen: what users'
+    requests came to, by role, while both had some of the traffic: with what came
+    before, times would be compared and not versions.
     promoted: whether the candidate has become the stable version. aborting: why the
     rollout is given up; "" while it is not.
     """
@@ -311,17 +313,18 @@ class State:
     now_s: float = 0.0
     share: float = 0.0
     since_s: float = 0.0
-    released_s: float | None = None
     ready: frozenset[str] = frozenset({STABLE})
     drained: frozenset[str] = frozenset()
     retired: frozenset[str] = frozenset()
+    promoted: bool = False
+    aborting: str = ""
+    released_s: float | None = None
+    deployed_s: float = 0.0
     instances: Mapping[str, int] = field(default_factory=dict)
     mirror: float = 0.0
     mirrored: bool = False
     previewed: bool = False
     seen: Mapping[str, Counts] = field(default_factory=dict)
-    promoted: bool = False
-    aborting: str = ""
 
     def after(self, step: Step, now_s: float) -> State:
         """The state once a step is done, if nothing else has happened."""
@@ -330,6 +333,7 @@ class State:
             case Deploy(role):
                 return replace(
                     state,
+                    deployed_s=now_s,
                     ready=self.ready | {role},
                     drained=self.drained - {role},
                     retired=self.retired - {role},

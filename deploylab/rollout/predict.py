@@ -150,7 +150,7 @@ def _(strategy: Rolling, world: World) -> Damage:
         )
     return Damage(
         exposed=bad.exposed,
-        lost=0.0,
+        lost=bad.lost,
         floor=strategy.instances - strategy.limits[1],
         extra_instance_s=good.extra_instance_s,
         clean_s=bad.exposed_s,
@@ -168,6 +168,7 @@ class _Stepped:
 
     exposed: float = 0.0
     exposed_s: float = 0.0
+    lost: float = 0.0
     extra_instance_s: float = 0.0
     outcome: str = ""
 
@@ -187,11 +188,18 @@ def _stepped(strategy: Strategy, world: World, needed: float) -> _Stepped:
             case Deploy(role, to):
                 there[role] = world.instances if to is None else to
                 lasts_s = world.start_s
-            case Retire(role, to):
+            case Retire(role, to, cut):
                 there[role] = to
+                lasts_s = world.stop_s if cut else 0.0
             case Bake(until_s):
                 lasts_s = min(until_s - state.now_s, world.look_s)
-        sums.exposed += world.requests_per_s * state.share * lasts_s
+        came = world.requests_per_s * lasts_s
+        for role, share in ((CANDIDATE, state.share), (STABLE, 1 - state.share)):
+            # Those that start only answer when they are ready.
+            if not min(there[role], state.instances[role]):
+                sums.lost += came * share
+            elif role == CANDIDATE:
+                sums.exposed += came * share
         sums.exposed_s += lasts_s if state.share else 0.0
         sums.extra_instance_s += lasts_s * max(0, sum(there.values()) - world.instances)
         state = replace(state.after(step, state.now_s + lasts_s), instances=there)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from math import inf
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -238,7 +239,7 @@ class Basic(_Plan):
     """Stop the old version, then start the new one in its place (recreate).
 
     Between the two nobody answers. bake_s: how long the gates watch the new version;
-    one that fails brings the old one back, in the same way.
+    one that fails, or has no data then, brings the old one back, in the same way.
     """
 
     gates: tuple[Gate, ...] = ()
@@ -250,6 +251,8 @@ class Basic(_Plan):
             raise ValueError(
                 f"bake_s is the time to watch, 0 s or more, not {self.bake_s}"
             )
+        if self.gates and not self.bake_s:
+            raise ValueError("gates need time to see something: give bake_s")
 
     def next(self, state: State, verdict: Verdict) -> Step:
         """The decision rule: the first line that applies."""
@@ -267,7 +270,7 @@ class Basic(_Plan):
             return Abort("a gate failed", at_once=False)
         if state.now_s < state.since_s + self.bake_s:
             return Bake(state.since_s + self.bake_s)
-        return Promote()
+        return _unproved(self.gates, verdict) or Promote()
 
     def _back(self, state: State) -> Step:
         if state.share == 0 and CANDIDATE not in state.retired:
@@ -289,7 +292,8 @@ class Rolling(_Plan):
     than that, and how many fewer ready ones, as a number or a percentage, rounded as
     Kubernetes does. min_ready_s: how long new instances must have been ready before old
     ones go. Readiness is all that it asks for, unless there are gates; one that fails
-    rolls the old version back in, in waves again.
+    rolls the old version back in, in waves again, and so do gates that have seen too
+    little to judge by after min_ready_s; without that time they are not waited for.
 
     The instances of a wave are taken to become ready together.
     """
@@ -330,13 +334,17 @@ class Rolling(_Plan):
         if verdict is Verdict.FAILED and not state.aborting:
             return Abort("a gate failed", at_once=False)
         if not state.aborting:
-            return self._wave(state, CANDIDATE, STABLE) or Promote()
+            step = self._wave(state, CANDIDATE, STABLE, verdict)
+            until_s = state.deployed_s + self.min_ready_s
+            if step is None and state.now_s < until_s:
+                return Bake(until_s)  # there was nobody left to wait beside
+            return step or Promote()
         if state.share == 0 and CANDIDATE not in state.retired:
             return way_back(state)
-        step = self._wave(state, STABLE, CANDIDATE)
+        step = self._wave(state, STABLE, CANDIDATE, verdict)
         return step or End("aborted", state.aborting)
 
-    def _wave(self, state: State, to: str, away: str) -> Step | None:
+    def _wave(self, state: State, to: str, away: str, verdict: Verdict) -> Step | None:
         """The next step of a wave, Kubernetes' way; None if all is done."""
         surge, unavailable = self.limits
         coming, going = state.instances.get(to, 0), state.instances.get(away, 0)
@@ -344,13 +352,18 @@ class Rolling(_Plan):
         share = self._share(to, coming, left)
         if coming and state.share != share:
             even = self._share(to, coming, going)
-            if self.min_ready_s and going > left:
+            # On the way back nobody waits for what has proved itself before.
+            if self.min_ready_s and going > left and to == CANDIDATE:
                 if state.share != even:
                     return Shift(TrafficSplit(even))
                 if state.now_s < state.since_s + self.min_ready_s:
                     return Bake(state.since_s + self.min_ready_s)
+                if abort := _unproved(self.gates, verdict):
+                    return abort
             return Shift(TrafficSplit(share))
         if going > left:
+            if not coming and not left:
+                return Retire(away, cut=True)  # so many may be unavailable
             if not left and away not in state.drained:
                 return Drain(away)
             return Retire(away, left)
@@ -423,7 +436,8 @@ class AB(_Plan):
     users: how many each side needs; their number is settled before, and nothing but
     a guard gate ends it earlier. decides: the gate that is asked once, at the end; a
     verdict other than successful keeps the stable version. longest_s: when it is given
-    up. share: the candidate's. guards: gates that end it when they fail.
+    up. share: the candidate's. guards: gates that end it when they fail. All of them
+    count users, each by the first request.
     """
 
     users: int
@@ -441,11 +455,19 @@ class AB(_Plan):
             )
         if self.users < 1 or self.longest_s <= 0:
             raise ValueError("users is 1 or more, and longest_s is above 0 s")
-        _refuse_requests((self.decides, *self.guards))
+        if getattr(self.decides.judge, "at_least", 0) > self.users:
+            raise ValueError(
+                f"the gate that decides needs {self.decides.judge.at_least} users on "
+                f"each side, and it is asked at {self.users}"
+            )
+        # What was divided is users, so users are what is counted.
+        guards = tuple(replace(gate, unit="user") for gate in self.guards)
+        object.__setattr__(self, "guards", guards)
+        object.__setattr__(self, "decides", replace(self.decides, unit="user"))
 
     def watched(self, state: State) -> tuple[Gate, ...]:
-        """The guards; once there are enough users, the gate that decides."""
-        return (self.decides,) if self._enough(state) else self.guards
+        """The guards; once there are enough users, the gate that decides as well."""
+        return (*self.guards, self.decides) if self._enough(state) else self.guards
 
     def next(self, state: State, verdict: Verdict) -> Step:
         """The decision rule: the first line that applies."""
@@ -584,8 +606,13 @@ class MultiService:
         """Which service makes a step, and which; an End only once all can end."""
         # Once one has let its old version go, all go on.
         too_late = any(
-            state.promoted or (state.share == 1 and STABLE in state.drained)
-            for state in states.values()
+            states[name].promoted
+            or (
+                strategy.keeps_stable
+                and states[name].share == 1
+                and STABLE in states[name].drained
+            )
+            for name, strategy in self.services.items()
         )
         steps = {
             name: strategy.next(
@@ -593,34 +620,48 @@ class MultiService:
             )
             for name, strategy in self.services.items()
         }
-        given_up = [n for n in self.services if states[n].aborting]
-        aborts = [n for n in self.services if isinstance(steps[n], Abort)]
+        given_up = [
+            name
+            for name in self.services
+            if states[name].aborting or isinstance(steps[name], Abort)
+        ]
         if given_up:
-            for name in reversed(self.services):
+            order = list(reversed(self.services))
+            for name in order:
                 if not states[name].aborting:
+                    if isinstance(steps[name], Abort):
+                        return name, steps[name]
                     whole = self.services[name].keeps_stable
                     return name, Abort(f"{given_up[0]} was given up", at_once=whole)
-            order = list(reversed(self.services))
-        elif aborts:
-            return aborts[0], steps[aborts[0]]
         else:
-            # What can still be taken back comes before what cannot; of several, the
-            # service whose clock is behind.
-            order = sorted(
-                self.services,
-                key=lambda n: (_is_final(steps[n], states[n]), states[n].now_s),
-            )
+            # What can still be taken back comes before what cannot. Of that, callees
+            # come first; then all wait, and the one whose clock is behind goes on.
+            def turn(name: str) -> tuple[bool, float]:
+                waits = isinstance(steps[name], Bake)
+                final = _is_final(self.services[name], steps[name], states[name])
+                return final, states[name].now_s if waits else -inf
+
+            order = sorted(self.services, key=turn)
         for name in order:
             if not isinstance(steps[name], End):
                 return name, steps[name]
         return order[0], steps[order[0]]
 
 
-def _is_final(step: Step, state: State) -> bool:
-    """Whether, after this step, the old version cannot be had back at once."""
-    if isinstance(step, Drain | Retire):
+def _is_final(strategy: Strategy, step: Step, state: State) -> bool:
+    """Whether the strategy cannot take the candidate back after this step."""
+    if isinstance(step, Drain | Retire) and strategy.keeps_stable:
         return step.role == STABLE and state.share == 1
     return isinstance(step, Promote | End)
+
+
+def _unproved(gates: Sequence[Gate], verdict: Verdict) -> Abort | None:
+    """The abort of a version that came through without having been judged."""
+    if gates and verdict is Verdict.ERROR:
+        return Abort("there is no data to judge by", at_once=False)
+    if gates and verdict is Verdict.INCONCLUSIVE:
+        return Abort("the gates came to no conclusion", at_once=False)
+    return None
 
 
 def _refuse_requests(gates: Sequence[Gate]) -> None:

@@ -7,7 +7,7 @@ The time is slept, not computed: an instance with one thread answers at most
 import os
 import time
 
-from flask import Flask, request
+from flask import Flask
 
 
 def create_app(artifact: str | None = None) -> Flask:
@@ -22,8 +22,7 @@ def create_app(artifact: str | None = None) -> Flask:
 
     @app.post("/predict")
     def predict():
-        asked = request.get_json(silent=True) or {}
-        time.sleep(float(asked.get("takes_s", service_s)))
+        time.sleep(service_s)
         return {"version": version}, {"X-Model-Version": version}
 
     return app
