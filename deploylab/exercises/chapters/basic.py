@@ -245,6 +245,13 @@ def _is_right(t: Trial, value: float, chances: list[float]) -> None:
                 return 1 - np.prod(1 - np.asarray(chances, float))
             """,
         ),
+        Right(
+            "the package's own",
+            source="""
+            def any_bad(chances):
+                return predict.any_bad(chances)
+            """,
+        ),
     ],
 )
 def any_bad(t: Trial) -> None:
@@ -401,19 +408,27 @@ services_order = order(
 
 #: The pauses after the first, second and third try, in seconds.
 PAUSES_S = {1: 0.5, 2: 1.0, 3: 2.0}
-PERHAPS_DONE = (0, 500, 502, 504)
-NOT_SEEN = 503
+PERHAPS_DONE = (0, 500, 502, 503, 504)
+LATER = (408, 425, 429)
+ROUTER = {"X-Error-From": "router"}
 
 
-def _right_pause(status: int, tries: int, idempotent: bool) -> float | None:
+def _right_pause(
+    status: int, headers: dict[str, str], tries: int, idempotent: bool
+) -> float | None:
     """What the rule of the statement gives."""
-    again = status == NOT_SEEN or (status in PERHAPS_DONE and idempotent)
-    return PAUSES_S.get(tries) if again else None
+    not_seen = status == 503 and headers.get("X-Error-From") == "router"
+    again = not_seen or status in LATER or (status in PERHAPS_DONE and idempotent)
+    if not again or tries not in PAUSES_S:
+        return None
+    return max(PAUSES_S[tries], float(headers.get("Retry-After", 0)))
 
 
-def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
+def _pause(
+    t: Trial, status: int, headers: dict[str, str], tries: int, idempotent: bool
+) -> float | None:
     """What the student's rule gives: a number of seconds, or None."""
-    value: Any = t.call(status, tries, idempotent)
+    value: Any = t.call(status, dict(headers), tries, idempotent)
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     t.need(
         value is None or number,
@@ -432,14 +447,17 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
             "Two questions: may it be sent again, and has it been sent often enough?",
             "For the first, ask whether somebody may already have done what the "
             "request asks for.",
-            "1 four tries are enough; 2 nobody has seen it: again; 3 perhaps done: "
-            "again if that does no harm; 4 all else is an answer.",
+            "1 four tries are enough; 2 nobody has seen it, or *later*: again; "
+            "3 perhaps done: again if that does no harm; 4 all else is an answer; "
+            "5 the longer of two pauses.",
         ],
         "pauses": ["What is 0.5 times 2 to the power of 0, of 1, of 2?"],
         "twice": ["Which statuses leave open whether it was carried out?"],
+        "not-the-router": ["Who besides the router can say 503?"],
+        "too-soon": ["Two numbers of seconds; which of them counts?"],
     },
-    not_checked="Chance in the pauses, a deadline, and whether your client says "
-    "honestly that a request is idempotent.",
+    not_checked="Chance in the pauses, a deadline, a `Retry-After` that is a date, and "
+    "whether your client says honestly that a request is idempotent.",
     notice="Not *has it failed?* decides about another try, but *can it have been "
     "done?*.",
     wrong=[
@@ -451,32 +469,87 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
         Wrong(
             "no answer is as good as nobody",
             "twice",
-            patch=(("status == 503", "status in (0, 503)"),),
+            patch=(("later or (", "later or status == 0 or ("),),
         ),
         Wrong(
-            "every 5xx of any request",
+            "whatever the router says",
             "twice",
-            source="""
-            def next_pause_s(status, tries, idempotent):
-                if tries < 4 and (status >= 500 or (status == 0 and idempotent)):
-                    return 0.5 * 2 ** (tries - 1)
-                return None
-            """,
+            patch=(("status == 503 and from_router", "from_router"),),
+        ),
+        Wrong(
+            "503, whoever says it",
+            "not-the-router",
+            patch=(("status == 503 and from_router", "status == 503"),),
+        ),
+        Wrong(
+            "whoever has a name",
+            "not-the-router",
+            patch=(('headers.get("X-Error-From") == "router"', "len(headers) > 0"),),
         ),
         Wrong(
             "never what is not idempotent",
             "never-seen",
             patch=(
                 (
-                    "not_seen or (perhaps_done and idempotent)",
-                    "(not_seen or perhaps_done) and idempotent",
+                    "not_seen or later or (perhaps_done and idempotent)",
+                    "(not_seen or later or perhaps_done) and idempotent",
+                ),
+            ),
+        ),
+        Wrong(
+            "later is an answer",
+            "later",
+            patch=(("not_seen or later or", "not_seen or"),),
+        ),
+        Wrong(
+            "too many requests is an answer",
+            "later",
+            patch=(("(408, 425, 429)", "(408, 425)"),),
+        ),
+        Wrong(
+            "later only for what is idempotent",
+            "later",
+            patch=(
+                (
+                    "later or (perhaps_done and idempotent)",
+                    "((later or perhaps_done) and idempotent)",
+                ),
+            ),
+        ),
+        Wrong(
+            "its own pause, whatever was asked",
+            "too-soon",
+            patch=(
+                (
+                    'max(pause_s, float(headers.get("Retry-After", 0)))',
+                    "pause_s",
+                ),
+            ),
+        ),
+        Wrong(
+            "the pause that was asked, and no longer one",
+            "too-soon",
+            patch=(
+                (
+                    'max(pause_s, float(headers.get("Retry-After", 0)))',
+                    'float(headers.get("Retry-After", pause_s))',
+                ),
+            ),
+        ),
+        Wrong(
+            "a text as a number",
+            "crash",
+            patch=(
+                (
+                    'float(headers.get("Retry-After", 0))',
+                    'headers.get("Retry-After", 0)',
                 ),
             ),
         ),
         Wrong(
             "refusals too",
             "refused",
-            patch=(("(0, 500, 502, 504)", "(0, 422, 500, 502, 504)"),),
+            patch=(("(0, 500, 502, 503, 504)", "(0, 422, 500, 502, 503, 504)"),),
         ),
         Wrong(
             "whatever is idempotent",
@@ -486,12 +559,12 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
         Wrong(
             "silence is an answer",
             "gives-up",
-            patch=(("(0, 500, 502, 504)", "(500, 502, 504)"),),
+            patch=(("(0, 500, 502, 503, 504)", "(500, 502, 503, 504)"),),
         ),
         Wrong(
-            "nothing but 503",
+            "nothing but the router's 503",
             "gives-up",
-            patch=(("(0, 500, 502, 504)", "()"),),
+            patch=(("(0, 500, 502, 503, 504)", "()"),),
         ),
         Wrong("without end", "endless", patch=(("tries >= 4", "tries >= 400"),)),
         Wrong("five tries", "endless", patch=(("tries >= 4", "tries > 4"),)),
@@ -507,41 +580,55 @@ def _pause(t: Trial, status: int, tries: int, idempotent: bool) -> float | None:
         Wrong(
             "says yes instead of a pause",
             "not-a-pause",
-            patch=(("0.5 * 2 ** (tries - 1)", "True"),),
+            source="""
+            def next_pause_s(status, headers, tries, idempotent):
+                return tries < 4 and (status == 503 or idempotent)
+            """,
         ),
         Wrong(
             "all errors of the server",
             "differs",
-            patch=(("status in (0, 500, 502, 504)", "status == 0 or status >= 500"),),
+            patch=(
+                ("status in (0, 500, 502, 503, 504)", "status == 0 or status >= 500"),
+            ),
         ),
     ],
     also_right=[
         Right(
             "a table of pauses",
             source="""
-            def next_pause_s(status, tries, idempotent):
-                pauses = {1: 0.5, 2: 1, 3: 2}
-                if status == 503:
-                    return pauses.get(tries)
-                if idempotent and status in {0, 500, 502, 504}:
-                    return pauses.get(tries)
+            def next_pause_s(status, headers, tries, idempotent):
+                pause_s = {1: 0.5, 2: 1, 3: 2}.get(tries)
+                if pause_s and "Retry-After" in headers:
+                    pause_s = max(pause_s, int(headers["Retry-After"]))
+                if status in {408, 425, 429}:
+                    return pause_s
+                if status == 503 and headers.get("X-Error-From") == "router":
+                    return pause_s
+                if idempotent and status in {0, 500, 502, 503, 504}:
+                    return pause_s
             """,
         ),
         Right(
             "what ends it first",
             source="""
-            def next_pause_s(status, tries, idempotent):
-                may = {503} | ({0, 500, 502, 504} if idempotent else set())
+            def next_pause_s(status, headers, tries, idempotent):
+                may = {408, 425, 429}
+                if headers.get("X-Error-From") == "router":
+                    may |= {503}
+                if idempotent:
+                    may |= {0, 500, 502, 503, 504}
                 if status not in may or tries > 3:
                     return None
-                return np.float64((0.5, 1.0, 2.0)[tries - 1])
+                asked = float(headers.get("Retry-After", "0"))
+                return np.float64(max((0.5, 1.0, 2.0)[tries - 1], asked))
             """,
         ),
     ],
 )
 def safe_retry(t: Trial) -> None:
     """When a client sends a request again, and after which pause."""
-    pause = _pause(t, 503, 1, True)
+    pause = _pause(t, 503, ROUTER, 1, True)
     t.need(
         pause != 0,
         "at-once",
@@ -551,13 +638,13 @@ def safe_retry(t: Trial) -> None:
         "Wait before the next try, and longer before each further one.",
     )
     for tries, right in PAUSES_S.items():
-        pause = _pause(t, 503, tries, True)
+        pause = _pause(t, 503, ROUTER, tries, True)
         t.need(
             pause is not None,
             "too-few",
             f"{t.said}, after try {tries} of 4.",
             "An outage of two seconds becomes an error that the user sees.",
-            "Four tries are allowed, and 503 says that nobody was there.",
+            "Four tries are allowed, and the router says that nobody was there.",
         )
         t.need(
             abs(pause - right) < 1e-9,
@@ -569,7 +656,7 @@ def safe_retry(t: Trial) -> None:
         )
     t.good("pauses that double")
     for tries in (4, 5, 40):
-        pause = _pause(t, 503, tries, True)
+        pause = _pause(t, 503, ROUTER, tries, True)
         t.need(
             pause is None,
             "endless",
@@ -579,59 +666,92 @@ def safe_retry(t: Trial) -> None:
         )
     t.good("an end")
     t.need(
-        _pause(t, 503, 1, False) is not None,
+        _pause(t, 503, ROUTER, 1, False) is not None,
         "never-seen",
         f"{t.said}, and no instance has seen this request.",
         "A payment that nobody has heard of may be sent again; otherwise it is lost.",
         "Ask who can have carried it out.",
     )
-    for status in PERHAPS_DONE:
-        pause = _pause(t, status, 1, False)
+    for status in (0, 500, 502, 504):
+        for headers in ({}, *([ROUTER] if status in (502, 504) else [])):
+            t.need(
+                _pause(t, status, headers, 1, False) is None,
+                "twice",
+                f"{t.said}.",
+                "It may have been carried out, and then it is done twice: two "
+                "payments, two letters.",
+                "Such a request may be sent again only if nobody can have done it.",
+            )
+    for headers in ({}, {"X-Error-From": "proxy"}):
         t.need(
-            pause is None,
-            "twice",
-            f"{t.said}.",
-            "It may have been carried out, and then it is done twice: two payments, "
-            "two letters.",
-            "Such a request may be sent again only if nobody can have done it.",
+            _pause(t, 503, headers, 1, False) is None,
+            "not-the-router",
+            f"{t.said}, and it is not our router that says so.",
+            "A server may have begun before it said 503, and then it is done twice.",
+            "Look at who gave the answer, and not at its status alone.",
         )
-        pause = _pause(t, status, 1, True)
+    for status in PERHAPS_DONE:
         t.need(
-            pause is not None,
+            _pause(t, status, {}, 1, True) is not None,
             "gives-up",
             f"{t.said}.",
             "Doing it twice does no harm, so another try costs nothing but time.",
             "Which statuses leave open whether it was carried out?",
         )
     t.good("nothing is done twice that must not be")
-    for status in (422, 400, 404, 413):
-        pause = _pause(t, status, 1, True)
+    for status in LATER:
+        for idempotent in (True, False):
+            t.need(
+                _pause(t, status, {}, 1, idempotent) is not None,
+                "later",
+                f"{t.said}.",
+                "It was put off, and nobody has done it: given up, it is lost.",
+                "Which statuses mean *later*, and for which requests?",
+            )
+    for asked_s, tries in ((3, 1), (30, 3), (1, 3)):
+        pause = _pause(t, 429, {"Retry-After": str(asked_s)}, tries, False)
+        least_s = max(asked_s, PAUSES_S[tries])
         t.need(
-            pause is None or _pause(t, 200, 1, True) is not None,
+            pause is not None and pause >= least_s,
+            "too-soon",
+            f"{t.said}; {asked_s} s were asked for, and the pause after try {tries} is "
+            f"{PAUSES_S[tries]:g} s.",
+            "Who comes back too soon is refused again, and keeps the server busy with "
+            "refusing.",
+            "Take the longer of the two.",
+        )
+    t.good("later, and not before it was asked")
+    for status in (422, 400, 404, 413):
+        pause = _pause(t, status, {}, 1, True)
+        t.need(
+            pause is None or _pause(t, 200, {}, 1, True) is not None,
             "refused",
             f"Status {status} after the first try gave a pause of {pause} s.",
             "The same request is refused again, for the same reason.",
             "A refusal is an answer.",
         )
     t.need(
-        _pause(t, 200, 1, True) is None,
+        _pause(t, 200, {}, 1, True) is None,
         "answered",
         f"{t.said}.",
         "It has been answered, and the answer is thrown away.",
         "Ask first whether there is anything left to wish for.",
     )
-    for status in (0, 200, 201, 301, 400, 409, 422, *range(499, 506), 599):
-        for tries in (1, 2, 3, 4, 6):
-            for idempotent in (False, True):
-                pause = _pause(t, status, tries, idempotent)
-                right = _right_pause(status, tries, idempotent)
-                t.need(
-                    pause == right,
-                    "differs",
-                    f"{t.said}; the rule gives `{right}`.",
-                    "",
-                    "Look for this status in the statement.",
-                )
+    said = ({}, ROUTER, {"Retry-After": "5"}, ROUTER | {"Retry-After": "1"})
+    statuses = (0, 200, 201, 301, 400, 407, 408, 409, 422, 424, 425, 426, 428, 429)
+    for status in (*statuses, 430, *range(499, 506), 599):
+        for headers in said:
+            for tries in (1, 2, 3, 4, 6):
+                for idempotent in (False, True):
+                    pause = _pause(t, status, headers, tries, idempotent)
+                    right = _right_pause(status, headers, tries, idempotent)
+                    t.need(
+                        pause == right,
+                        "differs",
+                        f"{t.said}; the rule gives `{right}`.",
+                        "",
+                        "Look for this status in the statement.",
+                    )
     t.good("the rule, for every status")
 
 
@@ -654,9 +774,7 @@ recreate_right = choice(
             "lost.",
             "Ask what the outage would buy here.",
         ),
-        "e": Option(
-            True, "the two must not run at the same time, and the pause is expected"
-        ),
+        "e": Option(True, "the two cannot share the file, and the pause is expected"),
         "f": Option(
             False,
             "Back means: stop it, start the old one, and nobody answers meanwhile.",
