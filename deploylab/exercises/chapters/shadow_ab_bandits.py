@@ -18,7 +18,7 @@ unseen_by_shadow = choice(
         "b": Option(
             True,
             "It differs on pages that stable blocks; nobody visits those, so no label "
-            "says that it is wrong.",
+            "ever speaks against it.",
         ),
         "c": Option(
             False,
@@ -38,8 +38,8 @@ unseen_by_shadow = choice(
     hints={
         "*": [
             "Which of the seven change nothing in an answer, a status or a time?",
-            "A gate needs an event and somebody to count it. For *wrong alone* that is "
-            "a user who was let through to the page.",
+            "A gate needs an event and somebody who tells of it. For a mistaken answer "
+            "that is a user who was let through to the page.",
             "For each letter: 1 does it show in the answer to a copy? 2 within 20,000 "
             "requests? 3 does somebody learn the truth? A single no lets it pass.",
         ],
@@ -74,7 +74,7 @@ def _true_p(stable: int, candidate: int) -> float:
 
 def _told(both: int, stable: int, candidate: int, neither: int) -> str:
     return (
-        f"Of {both + stable + candidate + neither} pairs both are wrong in {both}, "
+        f"Of {both + stable + candidate + neither} pairs both err in {both}, "
         f"stable alone in {stable}, the candidate alone in {candidate}"
     )
 
@@ -100,12 +100,12 @@ def _p(t: Trial, *counts: int) -> tuple[float, str]:
             "better?",
             "If both are equally good, each discordant pair is a fair coin. How uneven "
             "is this throw?",
-            "1 count the pairs in which the candidate alone is wrong; 2 those in which "
+            "1 count the pairs in which the candidate alone errs; 2 those in which "
             "stable alone is; 3 without any, return 1; 4 the two-sided binomial test "
             "of the one in the sum of both, at one half.",
         ],
         "as-two-samples": [
-            "Your answer depends on requests that both got wrong. Which comparison "
+            "Your answer depends on requests in which both err. Which comparison "
             "does not?",
         ],
         "crash": ["What does the test do with no coin at all?"],
@@ -113,6 +113,9 @@ def _p(t: Trial, *counts: int) -> tuple[float, str]:
     not_checked="Whether the pairs are independent: a user who sends the same page "
     "twenty times gives twenty pairs, and little evidence.",
     notice="Pairs on which both agree cancel, however many there are.",
+    equivalent={
+        "if mine - others == 0:": "the p-value of an even throw is 1 as well",
+    },
     wrong=[
         Wrong(
             "compares the totals as two samples",
@@ -242,7 +245,7 @@ def compare_pairs(t: Trial) -> None:
         not np.isclose(value, 12 / 14) and not np.isclose(value, 2 / 14),
         "not-a-test",
         f"{said}.",
-        "A share says how uneven the pairs are, not how easily chance does that.",
+        "A share says how uneven the pairs are, not how often chance does that.",
         "Ask how often fair coins would fall so unevenly, or more so.",
     )
     few, _ = _p(t, 0, 2, 12, 86)
@@ -251,10 +254,10 @@ def compare_pairs(t: Trial) -> None:
         np.isclose(few, many, rtol=1e-6)
         and np.isclose(_p(t, 0, 2, 12, 0)[0], few, rtol=1e-6),
         "as-two-samples",
-        f"{said}. With both wrong in 0 of them, or with no other pairs at all, it "
-        "gives another value.",
-        "What both find hard, or easy, hides the difference: that is what the pairs "
-        "were to take out.",
+        f"{said}. Where both err in 0 of them, or with no other pairs at all, "
+        "it gives another value.",
+        "What is hard for both, or for neither, hides the difference; the pairs were "
+        "to take that out.",
         "Leave out the pairs on which the versions agree.",
     )
     t.good("pairs on which both agree change nothing")
@@ -315,7 +318,7 @@ def compare_pairs(t: Trial) -> None:
 def _users() -> float:
     from deploylab.rollout import predict
 
-    return predict.users_needed(0.10, 0.09)
+    return predict.users_needed(0.10, 0.085)
 
 
 how_many_users = prediction(
@@ -330,30 +333,29 @@ how_many_users = prediction(
             plausible=False,
         ),
         Guess(
-            0, 400, "sees-large-things",
-            "Of so few, about as many get a wrong answer on either side; that tells "
-            "apart 10 % and 5 % at best.",
-            "Ask how many wrong answers more or less chance alone makes.",
+            0, 500, "sees-large-things",
+            "So few tell apart 10 % and 5 %, and nothing finer.",
+            "Ask how many bad answers more or less chance alone makes.",
         ),
         Guess(
-            400, 2_000, "a-thousand-is-a-lot",
-            "A thousand users have 100 wrong answers, give or take ten, and the "
-            "difference that you look for is ten.",
+            500, 1_500, "a-thousand-is-a-lot",
+            "A thousand users get 100 bad answers, give or take ten, and the "
+            "difference that you look for is fifteen.",
             "Compare the difference with the standard error of a difference.",
         ),
         Guess(
-            2_000, 6_762, "half-of-it",
-            "That finds a difference half as large again; this one it misses more "
-            "often than not, or nearly.",
+            1_500, 2_930, "half-of-it",
+            "So many find a difference half as large again; this one they miss more "
+            "often than not.",
             "The number goes with the square of the difference.",
         ),
         Guess(
-            6_763, 60_000, "more-than-enough",
+            2_930, 50_000, "more-than-enough",
             "That is enough for smaller differences too, at the price of time.",
             "Put your numbers into the rough formula once.",
         ),
         Guess(
-            60_000, float("inf"), "much-more",
+            50_000, float("inf"), "much-more",
             "That would find a difference of a half per cent, or less.",
             "Put your numbers into the rough formula once.",
         ),
@@ -362,26 +364,28 @@ how_many_users = prediction(
     unit="users",
     hints={
         "*": [
-            "Of 1,000 users, how many get a wrong answer, and how much does that vary "
+            "Of 1,000 users, how many get a bad answer, and how much does that vary "
             "by chance?",
             "The true difference must be 2.8 standard errors of the difference.",
             "1 the variance of one user is p (1 - p); 2 of the difference of two means "
-            "twice that, by n; 3 set 0.01 to 2.8 times its root; 4 solve for n.",
+            "twice that, by n; 3 set 0.015 to 2.8 times its root; 4 solve for n.",
         ]
     },
     not_checked="How long it takes until so many users have come.",
     notice="Half the difference takes four times the users.",
 )  # fmt: skip
 
-#: What the check asks about: (labelled, wrong) of stable and of the candidate.
-_ASK = 400
+#: How often the step is asked in each case, and how far from its chance the share may
+#: be: further than 5 standard errors less than once in a million times.
+_ASK = 150
+FAR = 0.2
 
 
 def _known(
     stable: tuple[int, int, int], candidate: tuple[int, int, int]
 ) -> dict[str, dict[str, int]]:
     """What is known of both: sent, labelled, wrong."""
-    names = ("sent", "labelled", "wrong")
+    names = ("sent", "labelled", "mistakes")
     return {
         "stable": dict(zip(names, stable, strict=True)),
         "candidate": dict(zip(names, candidate, strict=True)),
@@ -393,7 +397,7 @@ def _better(known: dict[str, dict[str, int]]) -> float:
     from deploylab.rollout.strategies import chance_of_less
 
     laws = [
-        (1 + known[r]["wrong"], 1 + known[r]["labelled"] - known[r]["wrong"])
+        (1 + known[r]["mistakes"], 1 + known[r]["labelled"] - known[r]["mistakes"])
         for r in ("candidate", "stable")
     ]
     return chance_of_less(*laws)
@@ -417,7 +421,7 @@ def _share(t: Trial, known: dict[str, dict[str, int]]) -> float:
 
 def _case(known: dict[str, dict[str, int]]) -> str:
     said = [
-        f"{role} {seen['wrong']} wrong of {seen['labelled']} labelled, "
+        f"{role} {seen['mistakes']} mistakes in {seen['labelled']} labelled, "
         f"{seen['sent']} sent"
         for role, seen in known.items()
     ]
@@ -430,8 +434,8 @@ def _case(known: dict[str, dict[str, int]]) -> str:
             "What is known of an answer that nobody has judged yet?",
             "Draw one rate from what is known of each version, and compare the two "
             "draws.",
-            "1 for each version, right = labelled - wrong; 2 one draw from "
-            "Beta(1 + wrong, 1 + right); 3 the name with the lower draw.",
+            "1 for each version, right = labelled - mistakes; 2 one draw from "
+            "Beta(1 + mistakes, 1 + right); 3 the name with the lower draw.",
         ],
         "silence-is-good": [
             "480 answers have no label. With which number do they enter your law?",
@@ -450,7 +454,10 @@ def _case(known: dict[str, dict[str, int]]) -> str:
             "silence is good",
             "silence-is-good",
             patch=(
-                ('seen["labelled"] - seen["wrong"]', 'seen["sent"] - seen["wrong"]'),
+                (
+                    'seen["labelled"] - seen["mistakes"]',
+                    'seen["sent"] - seen["mistakes"]',
+                ),
             ),
         ),
         Wrong(
@@ -463,18 +470,18 @@ def _case(known: dict[str, dict[str, int]]) -> str:
             "the-worse-one",
             patch=(
                 (
-                    'rng.beta(1 + seen["wrong"], 1 + right)',
-                    'rng.beta(1 + right, 1 + seen["wrong"])',
+                    'rng.beta(1 + seen["mistakes"], 1 + right)',
+                    'rng.beta(1 + right, 1 + seen["mistakes"])',
                 ),
             ),
         ),
         Wrong(
             "the lower mean, no draw",
-            "greedy",
+            "always-the-same",
             patch=(
                 (
-                    'rng.beta(1 + seen["wrong"], 1 + right)',
-                    '(1 + seen["wrong"]) / (2 + seen["labelled"])',
+                    'rng.beta(1 + seen["mistakes"], 1 + right)',
+                    '(1 + seen["mistakes"]) / (2 + seen["labelled"])',
                 ),
             ),
         ),
@@ -494,7 +501,7 @@ def _case(known: dict[str, dict[str, int]]) -> str:
                 if rng.random() < 0.1:
                     return str(rng.choice(list(known)))
                 rate = {
-                    name: (1 + seen["wrong"]) / (2 + seen["labelled"])
+                    name: (1 + seen["mistakes"]) / (2 + seen["labelled"])
                     for name, seen in known.items()
                 }
                 return min(rate, key=rate.get)
@@ -505,23 +512,23 @@ def _case(known: dict[str, dict[str, int]]) -> str:
             "crash",
             patch=(
                 (
-                    'rng.beta(1 + seen["wrong"], 1 + right)',
-                    'rng.beta(seen["wrong"], right)',
+                    'rng.beta(1 + seen["mistakes"], 1 + right)',
+                    'rng.beta(seen["mistakes"], right)',
                 ),
             ),
         ),
         Wrong(
             "all labelled as right",
-            "counts-twice",
-            patch=(('seen["labelled"] - seen["wrong"]', '5 * seen["labelled"]'),),
+            "another-law",
+            patch=(('seen["labelled"] - seen["mistakes"]', 'seen["labelled"]'),),
         ),
         Wrong(
             "the mean of many draws",
             "greedy",
             patch=(
                 (
-                    'rng.beta(1 + seen["wrong"], 1 + right)',
-                    'rng.beta(1 + seen["wrong"], 1 + right, 1000).mean()',
+                    'rng.beta(1 + seen["mistakes"], 1 + right)',
+                    'rng.beta(1 + seen["mistakes"], 1 + right, 1000).mean()',
                 ),
             ),
         ),
@@ -532,7 +539,7 @@ def _case(known: dict[str, dict[str, int]]) -> str:
         ),
         Wrong(
             "a generator of its own",
-            "own-chance",
+            "always-the-same",
             patch=(("rng.beta(", "np.random.default_rng(3).beta("),),
         ),
         Wrong(
@@ -547,7 +554,7 @@ def _case(known: dict[str, dict[str, int]]) -> str:
             source="""
             def next_version(known, rng):
                 names = list(known)
-                wrong = np.array([known[name]["wrong"] for name in names])
+                wrong = np.array([known[name]["mistakes"] for name in names])
                 n = np.array([known[name]["labelled"] for name in names])
                 return names[int(rng.beta(1 + n - wrong, 1 + wrong).argmax())]
             """,
@@ -557,8 +564,8 @@ def _case(known: dict[str, dict[str, int]]) -> str:
             source="""
             def next_version(known, rng):
                 def rate(seen):
-                    x = rng.gamma(1 + seen["wrong"])
-                    return x / (x + rng.gamma(1 + seen["labelled"] - seen["wrong"]))
+                    x = rng.gamma(1 + seen["mistakes"])
+                    return x / (x + rng.gamma(1 + seen["labelled"] - seen["mistakes"]))
                 better = rate(known["candidate"]) < rate(known["stable"])
                 return "candidate" if better else "stable"
             """,
@@ -571,11 +578,11 @@ def thompson_step(t: Trial) -> None:
     at_first = _share(t, nothing)
     t.need(
         at_first not in (0, 1),
-        "own-chance" if _fixed(t) else "greedy",
+        "always-the-same",
         f"With nothing known, asked {_ASK} times with {_ASK} generators, your function "
-        f"always chose {'the candidate' if at_first else 'stable'}.",
+        f"always chose `{'candidate' if at_first else 'stable'}`.",
         "A version that gets no request can never show that it is better.",
-        "Let the rate of each version be one draw from its law, from `rng`.",
+        "Let the rate of each version be one draw from its law, made by `rng`.",
     )
     plain = _known((600, 600, 30), (600, 600, 120))
     share = _share(t, plain)
@@ -583,22 +590,33 @@ def thompson_step(t: Trial) -> None:
         share < 0.5 or 0.4 < share < 0.6,
         "the-worse-one",
         f"With {_case(plain)}, the candidate got {share:.0%}.",
-        "It sends users where more answers are wrong.",
+        "It sends users where more answers are mistaken.",
         "Look at which rate you have drawn, and at which end you take it.",
     )
     t.need(
-        share < 0.05,
+        share < 0.2,
         "ignores-the-data",
         f"With {_case(plain)}, the candidate got {share:.0%}.",
         "Users go on meeting a version that is known to be worse.",
         "The law of each version narrows with what is known of it.",
     )
     t.good("what is plainly worse gets hardly anything")
+    near = _known((40, 40, 4), (40, 40, 5))
+    share, true = _share(t, near), _better(near)
+    t.need(
+        true - share < FAR,
+        "greedy",
+        f"With {_case(near)}, the candidate got {share:.0%} of {_ASK} requests, and "
+        f"its chance of being the better one is {true:.0%}.",
+        "A version with bad luck at the start is hardly asked again, even if it is "
+        "the better one.",
+        "Compare one draw of each, not two means.",
+    )
+    t.good("a version that is only probably worse is still asked")
     late = _known((900, 600, 60), (500, 20, 1))
     share, true = _share(t, late), _better(late)
-    silent = _known((900, 900, 60), (500, 500, 1))
     t.need(
-        share < (true + _better(silent)) / 2 + 0.03,
+        share - true < FAR,
         "silence-is-good",
         f"With {_case(late)}, the candidate got {share:.0%} of {_ASK} requests; what "
         f"is known supports {true:.0%}.",
@@ -607,42 +625,20 @@ def thompson_step(t: Trial) -> None:
         "Count an answer as right once its label says so.",
     )
     t.good("what has no label yet counts for nothing")
-    # A binomial share of 400 is further than 0.13 from its chance less than once in
-    # a million times, and the generators are the same each time.
     for known in (
-        nothing,
-        late,
-        _known((50, 40, 4), (50, 40, 6)),
+        near,
+        _known((12, 12, 12), (12, 12, 9)),
+        _known((12, 12, 12), (60, 60, 54)),
         _known((300, 20, 2), (9, 9, 1)),
-        _known((100, 100, 40), (100, 100, 35)),
     ):
         share, true = _share(t, known), _better(known)
-        extreme = share in (0, 1) or abs(share - (true > 0.5)) < 0.08
         t.need(
-            abs(share - true) < 0.13 or not extreme,
-            "greedy",
-            f"With {_case(known)}, the candidate got {share:.0%} of {_ASK} requests, "
-            f"and its chance of being the better one is {true:.0%}.",
-            "A version with bad luck at the start is hardly asked again, even if it "
-            "is the better one.",
-            "Compare one draw of each, not two means.",
-        )
-        t.need(
-            abs(share - true) < 0.13,
-            "counts-twice",
+            abs(share - true) < FAR,
+            "another-law",
             f"With {_case(known)}, the candidate got {share:.0%} of {_ASK} requests, "
             f"and its chance of being the better one is {true:.0%}.",
             "The share of the traffic is to follow that chance.",
-            "Check the two parameters: 1 + wrong and 1 + right, and right are the "
-            "labelled ones without the wrong ones.",
+            "Check the two parameters: 1 + mistakes and 1 + right; an answer is one or "
+            "the other.",
         )
     t.good("each gets as much as its chance of being the better one")
-
-
-def _fixed(t: Trial) -> bool:
-    """Whether what is drawn does not depend on the generator, even with wide laws."""
-    known = _known((0, 0, 0), (0, 0, 0))
-    rng = np.random.default_rng(0)
-    before = rng.bit_generator.state["state"]["state"]
-    t.thing(known, rng)
-    return rng.bit_generator.state["state"]["state"] == before
