@@ -377,8 +377,8 @@ how_many_users = prediction(
 
 #: How often the step is asked in each case, and how far from its chance the share may
 #: be: further than 5 standard errors less than once in a million times.
-_ASK = 150
-FAR = 0.2
+_ASK = 300
+FAR = 0.15
 
 
 def _known(
@@ -403,11 +403,23 @@ def _better(known: dict[str, dict[str, int]]) -> float:
     return chance_of_less(*laws)
 
 
+def _picked(t: Trial, known: dict[str, dict[str, int]], seed: int) -> str:
+    """What the student's function returns; after the first call with less ado."""
+    if t.calls:
+        try:
+            value = t.thing(known, np.random.default_rng(seed))
+        except Exception:
+            value = None
+        if isinstance(value, str):
+            return str(value)
+    return t.call(known, np.random.default_rng(seed), gives="text")
+
+
 def _share(t: Trial, known: dict[str, dict[str, int]]) -> float:
     """How often the student's function chooses the candidate."""
     picked = 0
-    for seed in t.rng.integers(2**32, size=_ASK):
-        value = t.call(known, np.random.default_rng(int(seed)), gives="text")
+    for seed in t.rng.integers(2**32, size=_ASK).tolist():
+        value = _picked(t, known, seed)
         t.need(
             value in known,
             "not-a-version",
@@ -628,8 +640,8 @@ def thompson_step(t: Trial) -> None:
     for known in (
         near,
         _known((12, 12, 12), (12, 12, 9)),
-        _known((12, 12, 12), (60, 60, 54)),
-        _known((300, 20, 2), (9, 9, 1)),
+        _known((3, 3, 3), (60, 60, 45)),
+        _known((3, 3, 0), (60, 60, 12)),
     ):
         share, true = _share(t, known), _better(known)
         t.need(
