@@ -360,7 +360,7 @@ how_many_users = prediction(
             "Put your numbers into the rough formula once.",
         ),
     ],
-    what="A side needs",
+    what="The number for each side",
     unit="users",
     hints={
         "*": [
@@ -403,16 +403,25 @@ def _better(known: dict[str, dict[str, int]]) -> float:
     return chance_of_less(*laws)
 
 
+class _Chance(np.random.Generator):
+    """A generator that is shown without its address in memory."""
+
+    def __repr__(self) -> str:
+        return "rng"
+
+    __str__ = __repr__
+
+
 def _picked(t: Trial, known: dict[str, dict[str, int]], seed: int) -> str:
     """What the student's function returns; after the first call with less ado."""
     if t.calls:
         try:
-            value = t.thing(known, np.random.default_rng(seed))
+            value = t.thing(known, _Chance(np.random.PCG64(seed)))
         except Exception:
             value = None
         if isinstance(value, str):
             return str(value)
-    return t.call(known, np.random.default_rng(seed), gives="text")
+    return t.call(known, _Chance(np.random.PCG64(seed)), gives="text")
 
 
 def _share(t: Trial, known: dict[str, dict[str, int]]) -> float:
@@ -433,11 +442,11 @@ def _share(t: Trial, known: dict[str, dict[str, int]]) -> float:
 
 def _case(known: dict[str, dict[str, int]]) -> str:
     said = [
-        f"{role} {seen['mistakes']} mistakes in {seen['labelled']} labelled, "
-        f"{seen['sent']} sent"
+        f"of {role} {seen['mistakes']} mistakes ({seen['labelled']} labelled, "
+        f"{seen['sent']} sent)"
         for role, seen in known.items()
     ]
-    return "; ".join(said)
+    return " and ".join(said)
 
 
 @exercise(
