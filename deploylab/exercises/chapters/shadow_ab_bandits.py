@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 
 from deploylab.exercises.engine import Right, Trial, Wrong, exercise
@@ -410,6 +412,9 @@ class _Chance(np.random.Generator):
         return "rng"
 
     __str__ = __repr__
+
+    def __deepcopy__(self, memo: dict) -> _Chance:
+        return _Chance(copy.deepcopy(self.bit_generator, memo))
 
 
 def _picked(t: Trial, known: dict[str, dict[str, int]], seed: int) -> str:
