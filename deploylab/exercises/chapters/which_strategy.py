@@ -370,13 +370,15 @@ def flag_on(t: Trial) -> None:
         "Take a digest that is the same everywhere, such as `sha256`.",
     )
     t.good("the same users each time, in each process")
-    # 120 draws of 0.2 lie outside this range with a chance below 1e-6, and the names
+    # Numbers of draws lie outside these ranges with a chance below 1e-6, and the names
     # are fixed besides; the same holds of the other bounds.
+    half = _having(t, 0.5)
     t.need(
-        4 < len(fifth) < 56,
+        4 < len(fifth) < 56 and 30 < len(half) < 90,
         "wrong-share",
-        f"At a share of 0.2, {len(fifth)} of 120 users have the flag.",
-        "A rollout that is to reach a fifth reaches another part of the users.",
+        f"At a share of 0.2, {len(fifth)} of 120 users have the flag, and at a share "
+        f"of 0.5 there are {len(half)}.",
+        "A rollout that is to reach a fifth, or a half, reaches another part.",
         "Follow one user: between which numbers does the place lie, and the share?",
     )
     nobody, everybody = _having(t, 0.0), _having(t, 1.0)
@@ -396,8 +398,7 @@ def flag_on(t: Trial) -> None:
     )
     t.good("at 0 nobody has it, at 1 everybody")
     before: set[str] = set()
-    for share in (0.1, 0.3, 0.65):
-        now = _having(t, share)
+    for share, now in ((0.1, _having(t, 0.1)), (0.2, fifth), (0.5, half)):
         t.need(
             before <= now,
             "not-nested",
