@@ -34,8 +34,8 @@ NOT_FOR_2 = {
 }
 NOT_FOR_3 = {
     "b": "Between the stop and the start nobody answers, and an outage is not allowed.",
-    "d": "With a flag both versions work on the table at the same time, and one cannot "
-    "read it.",
+    "d": "With a flag the two versions answer side by side, and no caller knows which "
+    "contract the next answer keeps.",
 }
 
 
