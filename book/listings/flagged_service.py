@@ -12,7 +12,7 @@ from deploylab.contract import ContractError
 
 
 def create_app(artifact: str) -> Flask:
-    """The old model is the artifact's; NEW and FLAG name a folder and a file."""
+    """The old model is the artifact; NEW and FLAG name a folder and a file."""
     app = Flask(__name__)
     old, new = artifacts.load(artifact), artifacts.load(os.environ["NEW"])
     flag = Path(os.environ["FLAG"])
@@ -26,8 +26,8 @@ def create_app(artifact: str) -> Flask:
         user = request.headers.get("X-User", "")
         model = new if place(user) < share_of(flag) else old
         row = model.artifact.contract.parse(request.get_data())
-        probability = float(model.score([row])[0])
-        return {"version": model.artifact.version, "probability": probability}
+        score = float(model.score([row])[0])
+        return {"version": model.artifact.version, "probability": score}
 
     @app.errorhandler(ContractError)
     def refuse(error: ContractError):
