@@ -4,6 +4,7 @@ Statistical tests compare at six standard errors, or with bounds whose chance is
 the seeds are fixed. Where Hypothesis draws, it draws cases.
 """
 
+import contextlib
 import math
 from dataclasses import replace
 
@@ -40,12 +41,17 @@ from deploylab.rollout.model import (
     CANDIDATE,
     STABLE,
     Abort,
+    Bake,
     Counts,
+    Deploy,
+    Drain,
     Event,
     Judgement,
     Measurement,
     Mirror,
     Preview,
+    Promote,
+    Retire,
     State,
     Step,
     TrafficSplit,
@@ -57,6 +63,8 @@ LIMIT = Gate("errors", Threshold(0.02, window_s=2.0))
 PROCESS = Gate("errors", SplitEProcess(alpha=0.01, at_least=20))
 USERS = Gate("errors", SplitEProcess(alpha=0.01, at_least=20), unit="user")
 GOOD, BAD = 0.001, 0.2
+ONCE = Gate("errors", FixedSample(5))
+DIFFERS = Gate("differs", SplitEProcess())
 ROLLING = Rolling(10, "25%", "25%", (LIMIT,), min_ready_s=5)
 EACH = {
     "Basic": Basic((LIMIT,), 10),
@@ -521,6 +529,115 @@ def test_one_bad_service_takes_all_back_callers_first(bad, inner):
         assert next(e for e in heard if e.what == what).details["service"] == first
 
 
+@pytest.mark.parametrize("slow", ["features", "model"])
+def test_no_service_is_released_before_all_are_deployed(slow):
+    heard: list[Event] = []
+    services = MultiService(dict.fromkeys(("features", "model"), EACH["Canary"]))
+    environments = {
+        name: world(seed=5, deploy_s=30.0 if name == slow else 1.0)
+        for name in ("features", "model")
+    }
+    carry_out_services(services, environments, heard.append)
+    whats = [e.what for e in heard if e.what in ("deploy", "shift")]
+    assert whats[:2] == ["deploy", "deploy"]
+
+
+def test_a_callee_waits_until_its_caller_is_back():
+    """The callee could go back at once, and its caller takes its time."""
+    services = MultiService({"features": EACH["Canary"], "model": ROLLING})
+    environments = {"features": world(seed=5), "model": world(BAD, seed=5)}
+    heard: list[Event] = []
+    reports = carry_out_services(services, environments, heard.append)
+    assert [r.outcome for r in reports.values()] == ["aborted", "aborted"]
+    assert [broken(r) for r in reports.values()] == [[], []]
+    shifts = [e for e in heard if e.what == "shift" and e.details["service"] == "model"]
+    back = heard.index(shifts[-1])
+    assert shifts[-1].details["candidate"] == "0 %"
+    gone = [
+        place
+        for place, e in enumerate(heard)
+        if e.what == "abort" and e.details["service"] == "features"
+    ]
+    assert gone > [back]
+
+
+@pytest.mark.parametrize("inner", ["Canary", "BlueGreen", "Rolling", "Basic"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StepFailed("x")])
+def test_services_end_alike_if_one_is_promoted_and_the_other_interrupted(inner, error):
+    class Interrupted(Simulated):
+        def do(self, step: Step) -> list[Measurement]:
+            if isinstance(step, Promote) and not self.told:
+                self.told = True
+                raise error
+            return super().do(step)
+
+    environments = {"features": world(seed=1), "model": world(seed=2)}
+    last = environments["model"]
+    last.__class__, last.told = Interrupted, False
+    services = MultiService(
+        {name: replace_before(EACH[inner]) for name in environments}
+    )
+    heard: list[Event] = []
+    with pytest.raises(type(error) if isinstance(error, StepFailed) else error):
+        carry_out_services(services, environments, heard.append)
+    ends = [e.details["outcome"] for e in heard if e.what == "end"]
+    assert ends == ["promoted", "promoted"]
+    assert [env.instances[STABLE] for env in environments.values()] == [10, 10]
+
+
+@pytest.mark.parametrize("name", ["Canary", "BlueGreen", "AB", "Bandit"])
+def test_a_candidate_that_dies_before_the_old_version_goes_is_not_promoted(name):
+    class Dies(Simulated):
+        def do(self, step: Step) -> list[Measurement]:
+            told = super().do(step)
+            if step == Drain(STABLE):
+                self.instances[CANDIDATE], self._died = 0, True
+            return told
+
+    environment = world(population=5000, candidate=0.0, stable=BAD)
+    environment.__class__ = Dies
+    report = carry_out(EACH[name], environment)
+    assert (report.outcome, report.reason) == ("aborted", "candidate: it has died")
+    assert broken(report) == []
+    assert replay(EACH[name], report) == report
+    assert environment.instances[STABLE] == 10
+
+
+@pytest.mark.parametrize("name", sorted({*EACH} - {"Shadow"}))
+def test_if_it_dies_later_the_old_version_is_started_again(name):
+    class Dies(Simulated):
+        def do(self, step: Step) -> list[Measurement]:
+            told = super().do(step)
+            if step == Retire(STABLE) or (self.share == 1 and isinstance(step, Bake)):
+                self.instances[CANDIDATE], self._died = 0, True
+            return told
+
+    environment = world(population=5000, candidate=0.0, stable=BAD)
+    environment.__class__ = Dies
+    heard: list[Event] = []
+    strategy = replace(EACH[name], gates=()) if name == "Rolling" else EACH[name]
+    with contextlib.suppress(StepFailed):
+        carry_out(strategy, environment, heard.append)
+    end = heard[-1].details
+    assert end["outcome"] == "aborted"
+    assert broken(Report(end["outcome"], end["reason"], heard)) == []
+    assert (environment.instances[STABLE], environment.share) == (10, 0.0)
+
+
+def test_pairs_know_what_one_role_did_alone():
+    """A preview's requests are answered by both; the same failures are no evidence."""
+    alike, independent = (
+        world(BAD, stable=BAD, both=both) for both in ({"errors": BAD}, {})
+    )
+    for environment in (alike, independent):
+        environment.do(Deploy(CANDIDATE))
+    preview = alike.do(Preview(1000))[-1]
+    assert preview.candidate.events["errors"] == preview.stable.events["errors"] > 0
+    assert preview.candidate.events["errors alone"] == 0
+    apart = independent.do(Preview(1000))[-1].candidate.events
+    assert 0 < apart["errors alone"] < apart["errors"]
+
+
 def test_reports_are_summed_up_and_compared():
     """Ten instances, 100 requests a second, 3 s to start one, a look each second."""
     table = compare(
@@ -577,6 +694,15 @@ def test_services_and_environments_must_be_the_same():
         (lambda: Gate("errors", LIMIT.judge, unit="session"), "unit is"),
         (lambda: Gate("errors", LIMIT.judge, on="dreams"), "users, preview or mirror"),
         (lambda: Mirror(5), "between 0 and 1, not 5"),
+        (lambda: Basic((ONCE,), 5), "asked once"),
+        (lambda: Rolling(10, gates=(ONCE,)), "asked once"),
+        (lambda: BlueGreen(5, (ONCE,)), "asked once"),
+        (lambda: Canary((0.1,), 5, (ONCE,)), "asked once"),
+        (lambda: Shadow(0.5, 5, (ONCE,)), "asked once"),
+        (lambda: Bandit("errors", 1, 2, gates=(ONCE,)), "asked once"),
+        (lambda: AB(5, LIMIT, 5, guards=(ONCE,)), "asked once"),
+        (lambda: Shadow(0.5, 5, (DIFFERS,)), "would blame any version"),
+        (lambda: BlueGreen(5, before=(DIFFERS,)), "would blame any version"),
         (lambda: FixedSample(0), "1 or more, not 0"),
         (lambda: FixedSample(5, 0.6), "below a half"),
     ],

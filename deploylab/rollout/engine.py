@@ -32,6 +32,7 @@ from deploylab.rollout.model import (
     Shift,
     State,
     Step,
+    TrafficSplit,
     Verdict,
     worst,
 )
@@ -292,8 +293,11 @@ def carry_out_services(
         return {name: one.end() for name, one in rollouts.items()}
     except BaseException as error:
         with _undisturbed():
+            # If one cannot go back any more, the others must not either.
+            on = any(one.gone for one in rollouts.values())
             for rollout in reversed(rollouts.values()):
-                rollout.give_up(f"{type(error).__name__}: {error}".rstrip(": "))
+                why = f"{type(error).__name__}: {error}".rstrip(": ")
+                rollout.give_up(why, on=on)
         raise
 
 
@@ -393,8 +397,19 @@ class _Rollout:
                 )
         return worst(verdicts)
 
+    @property
+    def gone(self) -> bool:
+        """Whether there is no old version any more to go back to."""
+        whole = self.strategy.keeps_stable
+        return self.state.promoted or (whole and STABLE not in self.state.ready)
+
     def do(self, step: Step) -> None:
         """Do a step, or abort if it fails; what only tidies up may fail."""
+        if step == Retire(STABLE) and self.strategy.keeps_stable:
+            # The last moment to go back: is the one that takes its place alive?
+            self.do(Bake(self.state.now_s))
+            if self.state.aborting:
+                return
         if isinstance(step, Retire) and not step.to:
             # From here on it may be gone, whatever happens in the middle of it.
             ready = self.state.ready - {step.role}
@@ -477,19 +492,24 @@ class _Rollout:
             state = replace(state, share=last.share)
         self.state = replace(state, instances=last.instances)
 
-    def give_up(self, reason: str) -> None:
+    def give_up(self, reason: str, on: bool = False) -> None:
         """Bring it to an end that serves users, whatever fails on the way.
 
         A strategy that takes the stable group apart brings it back its own way. Where
         that fails, and for the others: while the old version is there, the traffic
         goes back to it at once, then the candidate's instances go; without it, the
-        candidate becomes the stable version. If the traffic cannot be moved, nothing
-        is stopped.
+        candidate becomes the stable version, or if it is dead, the old one is started
+        again. If the traffic cannot be moved, nothing is stopped.
+
+        on: whether it goes on instead, if it has all the traffic, because another
+        service cannot go back any more.
         """
         self.giving_up = True
         if self.log and self.log[-1].what == "end":
             return
-        if not self.strategy.keeps_stable and not self.state.promoted:
+        forward = on and self.state.share == 1 and not self.state.aborting
+        whole = self.strategy.keeps_stable
+        if not whole and not self.state.promoted and not forward:
             with suppress(BaseException):  # a second interrupt too
                 if not self.state.aborting:
                     self.do(Abort(reason, at_once=False))
@@ -497,27 +517,39 @@ class _Rollout:
                     self.do(step)
                 self.note("end", outcome="aborted", reason=reason)
                 return
-        steps: list[Step] = []
         outcome = "promoted"
-        if STABLE in self.state.ready:
-            outcome = "aborted"
-            state = self.state
-            back = not state.aborting or state.share > 0 or state.mirror > 0
-            steps = [Abort(reason)] if back else []
-            if CANDIDATE not in self.state.drained:
-                steps.append(Drain(CANDIDATE))
-            steps.append(Retire(CANDIDATE))
-        elif not self.state.promoted:
-            steps = [Promote()]
+        if forward and whole and STABLE in self.state.ready:
+            self._try([Drain(STABLE), Retire(STABLE)])
+            forward = not self.state.aborting
+        if not self.state.promoted:
+            back = STABLE in self.state.ready and not forward
+            if back or not self._try([Promote()]):
+                outcome = self._go_back(reason)
+        self.note("end", outcome=outcome, reason=reason)
+
+    def _go_back(self, reason: str) -> str:
+        """All traffic to the stable version at once; the outcome."""
+        if STABLE not in self.state.ready:
+            first_out = Abort(reason, at_once=False)  # what is dead
+            self._try([first_out, Deploy(STABLE), Shift(TrafficSplit(0.0))])
+        state = self.state
+        there = not state.aborting or state.share > 0 or state.mirror > 0
+        if there and not self._try([Abort(reason)]):
+            return "stuck"
+        if CANDIDATE not in self.state.drained:
+            self._try([Drain(CANDIDATE)])
+        self._try([Retire(CANDIDATE)])
+        return "aborted"
+
+    def _try(self, steps: list[Step]) -> bool:
+        """Do them, whatever becomes of it; whether all were done."""
         for step in steps:
             try:
                 self.do(step)
             except BaseException as error:
                 self.note("failed", step=_name(step), why=repr(error))
-                if not isinstance(step, Drain | Retire):
-                    outcome = "stuck"
-                    break
-        self.note("end", outcome=outcome, reason=reason)
+                return False
+        return True
 
     def _next_back(self) -> Step:
         return self.strategy.next(self.state, Verdict.INCONCLUSIVE)

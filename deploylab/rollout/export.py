@@ -116,7 +116,8 @@ def kubernetes(
     requests. Then comes SIGTERM, upon which the server finishes what it has begun.
     ``drain_s`` after it comes SIGKILL: keep it above the server's own limit (gunicorn's
     ``graceful_timeout``, 30 s unless set). The grace period of the pod counts from the
-    beginning of the sleep, so it is the sum of the two.
+    beginning of the sleep, so it is the sum of the two. ``Basic`` does not sleep: its
+    new instances start when the old ones have ended, and the outage would be longer.
     """
     instances, settle_s, how = _manner(strategy, instances, drop_gates)
     _check_name(name)
@@ -140,6 +141,7 @@ def kubernetes(
             f"had its time: {start_limit_s} s to start and {settle_s} s to stay ready. "
             f"Give it more than {start_limit_s + settle_s} s."
         )
+    sleep_s = 0 if isinstance(strategy, Basic) else pre_stop_s
     label = {"app.kubernetes.io/name": name}
     container = {
         "name": "server",
@@ -153,7 +155,11 @@ def kubernetes(
         "livenessProbe": _probe(
             live_path, periodSeconds=10, timeoutSeconds=5, failureThreshold=6
         ),
-        "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_s}}},
+        **(
+            {"lifecycle": {"preStop": {"sleep": {"seconds": sleep_s}}}}
+            if sleep_s
+            else {}
+        ),
         "resources": {"requests": dict(requests), "limits": dict(limits)},
         "securityContext": {
             "allowPrivilegeEscalation": False,
@@ -167,7 +173,7 @@ def kubernetes(
             "runAsUser": user_id,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
-        "terminationGracePeriodSeconds": pre_stop_s + drain_s,
+        "terminationGracePeriodSeconds": sleep_s + drain_s,
         "containers": [container],
     }
     deployment = {

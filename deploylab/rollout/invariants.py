@@ -10,7 +10,14 @@ from math import inf, nan
 import pandas as pd
 
 from deploylab.rollout.engine import Report, counts
-from deploylab.rollout.model import CANDIDATE, STABLE, USERS, Event, Measurement
+from deploylab.rollout.model import (
+    CANDIDATE,
+    STABLE,
+    USERS,
+    Event,
+    Measurement,
+    Promote,
+)
 
 #: The log keeps microseconds; nothing is said of what lies nearer together.
 GRAIN_S = 1e-6
@@ -253,6 +260,9 @@ def _end(report: Report) -> Iterator[str]:
             yield "It was promoted without a shift to 100 %"
         if not _place(report, "retire", STABLE) < _place(report, "promote") < ends[0]:
             yield "It was promoted without a promote after the retire of stable"
+        left = [one.instances for one in report.done if isinstance(one.step, Promote)]
+        if left and not left[-1].get(STABLE, 1):
+            yield "It was promoted, and none of its instances was left"
     elif end["outcome"] == "passed":
         mirrors = [e.details["share"] for e in report.log if e.what == "mirror"]
         if (

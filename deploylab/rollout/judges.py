@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import floor
+from math import floor, inf
 
 import numpy as np
 from scipy import stats
@@ -27,7 +27,8 @@ class Threshold:
     window needs to be judged; if no window under the present share has had so many,
     the verdict is ERROR. window_s: length of a window in seconds.
 
-    Windows follow each other without a gap while the share stays as it is. A window
+    Windows follow each other without a gap while the share stays as it is; an answer
+    that comes late, of a share that is over, counts in the present window. A window
     fails if its events exceed ``floor(limit * requests)``: what "a success rate of at
     least 1 - limit" means when requests are counted.
     """
@@ -83,16 +84,19 @@ class Threshold:
         """Share, requests and events of each; of one that is not full, no requests."""
         share = start = None
         requests = events = 0
+        seen_s = -inf
         for one in measurements:
             if one.share == 0:
                 continue
-            if one.share != share:
+            late = one.share != share and one.to_s <= seen_s
+            seen_s = max(seen_s, one.to_s)
+            if one.share != share and not late:
                 share, start, requests, events = one.share, None, 0, 0
                 yield share, 0, 0
             start = one.from_s if start is None else start
             requests += one.candidate.requests
             events += one.candidate.events.get(metric, 0)
-            if one.to_s - start >= self.window_s - 1e-9:
+            if not late and one.to_s - start >= self.window_s - 1e-9:
                 yield share, requests, events
                 start, requests, events = None, 0, 0
 
@@ -116,8 +120,9 @@ class SplitEProcess:
     it, and that enough was looked at.
 
     First the sample ratio is checked: if the requests did not divide as the router was
-    told (chance of a false alarm 1e-6 a look), the verdict is ERROR, because then the
-    events mean nothing either.
+    told (chance of a false alarm 1e-6 a look), the verdict is FAILED. The events mean
+    nothing then, so the candidate is not blamed; but a trial that measures nothing is
+    not worth another user.
     """
 
     alpha: float = 0.01
@@ -132,14 +137,14 @@ class SplitEProcess:
             raise ValueError("each ratio says how many times worse, so it is above 1")
 
     def judge(self, metric: str, measurements: Sequence[Measurement]) -> Judgement:
-        """FAILED if the e-value ever reached 1 / alpha."""
+        """FAILED if the e-value ever reached 1 / alpha, or the split is broken."""
         mixed = [m for m in measurements if 0 < m.share < 1]
         seen = sum(m.candidate.requests for m in mixed)
         if not seen:
             return Judgement(Verdict.ERROR, "no request while both had traffic")
         if self.check_ratio and (p := sample_ratio_p(mixed)) < RATIO_ALARM:
             return Judgement(
-                Verdict.ERROR, f"the requests did not divide as told (p = {p:.0e})"
+                Verdict.FAILED, f"the requests did not divide as told (p = {p:.0e})"
             )
         now = sum(m.candidate.requests for m in mixed if m.share == mixed[-1].share)
         values = self.e_values(metric, mixed)

@@ -63,7 +63,12 @@ WARM_REQUESTS = 20
 _ANSWER_TIMEOUT_S = 2
 _READY_S = 30.0
 _POLL_S = 0.02
+_TRIES = 3  # of an order that a router refuses, before another takes its place
 _DRAIN_S = 10.0
+
+
+#: Status, probability (NaN for none) and latency_s of an answer.
+Said = tuple[int, float, float]
 
 
 class RolloutRunning(RuntimeError):
@@ -371,12 +376,13 @@ class Live:
                 _stop(groups[role][to:])
                 del groups[role][to:]
             case Promote():
-                if not groups[CANDIDATE]:
-                    raise StepFailed("there is no candidate to promote")
+                alive, dead = _living(groups[CANDIDATE])
+                if not alive:
+                    raise StepFailed("there is no candidate that lives")
                 # The same instances, under the other name; then nobody is moved.
-                self._route(groups[CANDIDATE])
-                left = groups[STABLE]
-                groups[STABLE], groups[CANDIDATE] = groups[CANDIDATE], []
+                self._route(alive)
+                left = [*groups[STABLE], *dead]
+                groups[STABLE], groups[CANDIDATE] = alive, []
                 system.router.set_group(CANDIDATE, [])
                 _stop(left)  # an interrupt came before they were stopped
                 system.stable = system._on_trial
@@ -413,26 +419,69 @@ class Live:
         system.router.set_group(role, self._urls(group))
 
     def _preview(self, requests: int) -> None:
-        """Send the same rows to both roles' instances, past the router."""
+        """Send the same rows to both roles' instances in turn, past the router."""
         system = self.system
         rng = np.random.default_rng(system._seed)
         rows = rng.integers(len(system._rows), size=requests)
-        records = system._rows.to_dict("records")
-        bodies = [json.dumps(records[row]).encode() for row in rows]
-        times_s = np.arange(requests) / system.rate_per_s
-        plan = traffic.Plan(times_s, np.zeros(requests, int), bodies)
-        from_s, found = self.now_s, {}
-        for role, group in system._groups.items():
-            sent = traffic.send(plan, group[0].url, expect="any")
-            these: Counter = Counter()
-            for row, one in zip(rows, sent.itertuples(), strict=True):
-                label = None if system._labels is None else bool(system._labels[row])
-                slow = one.latency_s > system.slow_s
-                these.update(events(one.status or 599, slow, one.prediction, label))
-            found[role] = Counts(requests, dict(these))
+        from_s = self.now_s
+        said = {
+            role: self._ask(system._groups[role], rows) for role in (STABLE, CANDIDATE)
+        }
+        labels = [None] * requests if system._labels is None else system._labels[rows]
+        pairs = []
+        for label, stable, candidate in zip(
+            labels, said[STABLE], said[CANDIDATE], strict=True
+        ):
+            truth = None if label is None else bool(label)
+            pairs.append((stable, candidate, truth))
+        counts = self._counts_of_pairs(pairs)
         self._previewed.append(
-            Measurement(from_s, self.now_s, 0.5, **found, of=PREVIEW)
+            Measurement(from_s, self.now_s, 0.5, *counts, of=PREVIEW)
         )
+
+    def _ask(self, group: Sequence[servers.Server], rows: np.ndarray) -> list[Said]:
+        """Each instance gets every so-manieth row, as fast as users ask them all."""
+        system = self.system
+        records = system._rows.to_dict("records")
+        times_s = np.arange(len(rows)) / system.rate_per_s
+        answers: list[Said] = [(0, math.nan, math.inf)] * len(rows)
+
+        def ask(first: int) -> None:
+            mine = range(first, len(rows), len(group))
+            bodies = [json.dumps(records[rows[place]]).encode() for place in mine]
+            plan = traffic.Plan(times_s[mine], np.zeros(len(mine), int), bodies)
+            sent = traffic.send(plan, group[first].url, expect="any")
+            for place, one in zip(mine, sent.itertuples(), strict=True):
+                answers[place] = (one.status or 599, one.prediction, one.latency_s)
+
+        with ThreadPoolExecutor(len(group)) as pool:
+            list(pool.map(ask, range(min(len(group), len(rows)))))
+        return answers
+
+    def _counts_of_pairs(
+        self, pairs: Sequence[tuple[Said, Said, bool | None]], unsent: int = 0
+    ) -> list[Counts]:
+        """Counts of both roles, from what each said to the same requests, and labels.
+
+        unsent: copies that did not reach the candidate.
+        """
+        found: dict[str, Counter] = {STABLE: Counter(), CANDIDATE: Counter()}
+        for stable, candidate, label in pairs:
+            decided, these = {}, {}
+            for role, said in ((STABLE, stable), (CANDIDATE, candidate)):
+                status, probability, latency_s = said
+                slow = latency_s > self.system.slow_s
+                decided[role] = (status, probability >= 0.5)
+                these[role] = events(status, slow, probability, label)
+            for role, other in ((STABLE, CANDIDATE), (CANDIDATE, STABLE)):
+                found[role].update(these[role])
+                alone = these[role] - these[other]
+                found[role].update(f"{metric} alone" for metric in alone)
+            found[CANDIDATE]["differs"] += decided[STABLE] != decided[CANDIDATE]
+        for metric in ("errors", "errors alone", "slow", "slow alone", "differs"):
+            found[CANDIDATE][metric] += unsent
+        n = len(pairs) + unsent
+        return [Counts(n, dict(found[role])) for role in (STABLE, CANDIDATE)]
 
     def _look(self, load: bool = True) -> None:
         """Raise StepFailed if a process that the rollout needs has ended.
@@ -459,27 +508,34 @@ class Live:
         come to too few.
         """
         system = self.system
-        group = system._groups[STABLE]
-        dead = [server for server in group if server.state == "stopped"]
-        alive = [server for server in group if server not in dead]
+        alive, dead = _living(system._groups[STABLE])
         with suppress(servers.ServerError):
-            while alive and len(alive) + len(dead) < system.instances:
-                alive.append(self._start_stable())
+            if alive:
+                alive += self._start_stable(system.instances - len(alive) - len(dead))
         if not alive:
-            alive = [self._start_stable()]
+            alive = self._start_stable(1)
         self._route(alive)
-        # Instances that came in place of dead ones are not waited for by users.
+        # Instances that come in place of dead ones are not waited for by users.
         with suppress(servers.ServerError):
-            while len(alive) < system.instances:
-                alive.append(self._start_stable())
+            alive += self._start_stable(system.instances - len(alive))
         system._groups[STABLE] = alive
         system.router.set_group(STABLE, self._urls(alive))
         _stop(dead)
 
-    def _start_stable(self) -> servers.Server:
-        server = self.system._start(self.system.stable)
-        _warm(server, self.system._rows)
-        return server
+    def _start_stable(self, number: int) -> list[servers.Server]:
+        """Start so many together, or none: if one fails, its error follows."""
+        system = self.system
+        fresh = [
+            system._start(system.stable, wait=False) for _ in range(max(0, number))
+        ]
+        try:
+            for server in fresh:
+                server.wait_ready(_READY_S)
+                _warm(server, system._rows)
+        except BaseException:
+            _stop(fresh)
+            raise
+        return fresh
 
     def _mend(self) -> None:
         """Take out instances that are dead, and leave the traffic to those that live.
@@ -491,13 +547,12 @@ class Live:
         dead: list[servers.Server] = []
         share = self.share
         for role, group in system._groups.items():
-            gone = [server for server in group if server.state == "stopped"]
-            system._groups[role] = [server for server in group if server not in gone]
+            system._groups[role], gone = _living(group)
             dead += gone
         living = self.instances
         if system.router.state == "stopped" or dead:
             if not any(living.values()):
-                system._groups[STABLE] = [self._start_stable()]
+                system._groups[STABLE] = self._start_stable(1)
                 living = self.instances
             if living[STABLE]:
                 self._route(system._groups[STABLE])
@@ -520,21 +575,26 @@ class Live:
     def _route(self, group: Sequence[servers.Server]) -> None:
         """Send everything to these instances, as the stable group, whatever it takes.
 
-        If the router is dead, the next one takes its place at the same address,
-        because that is the one that users know.
+        If the router is dead, or goes on refusing, the next one takes its place at the
+        same address, because that is the one that users know.
         """
         system, urls = self.system, self._urls(group)
-        try:
-            system.router.set_group(STABLE, urls)
-            system.router.set_mirror(0.0)
-            system.router.set_split(TrafficSplit(0.0))
-        except (router.RouterError, servers.ServerError):
-            broken = system.router
-            broken.stop(grace_s=0)
-            system.router = router.start(
-                broken.kind, port=broken.port, answer_timeout_s=_ANSWER_TIMEOUT_S
-            )
-            system.router.set_group(STABLE, urls)
+        for _ in range(_TRIES):
+            try:
+                system.router.set_group(STABLE, urls)
+                system.router.set_mirror(0.0)
+                system.router.set_split(TrafficSplit(0.0))
+                return
+            except servers.ServerError:
+                break
+            except router.RouterError:
+                time.sleep(_POLL_S)
+        broken = system.router
+        broken.stop(grace_s=0)
+        system.router = router.start(
+            broken.kind, port=broken.port, answer_timeout_s=_ANSWER_TIMEOUT_S
+        )
+        system.router.set_group(STABLE, urls)
 
     def _take(self, share: float) -> list[Measurement]:
         """What was over since the last look, under each split that it was drawn with.
@@ -605,27 +665,28 @@ class Live:
         lost = told.not_sent + told.not_kept
         if not told.pairs and not lost:
             return []
-        system = self.system
-        found: dict[str, Counter] = {STABLE: Counter(), CANDIDATE: Counter()}
-        for pair in told.pairs:
-            label = system._label_of.get(pair.request)
-            said, events_of = {}, {}
-            for role, answer in ((STABLE, pair.stable), (CANDIDATE, pair.candidate)):
-                probability = _probability(answer.body)
-                slow = answer.latency_s > system.slow_s
-                said[role] = (answer.status, probability >= 0.5)
-                events_of[role] = events(answer.status, slow, probability, label)
-            for role, other in ((STABLE, CANDIDATE), (CANDIDATE, STABLE)):
-                found[role].update(events_of[role])
-                alone = events_of[role] - events_of[other]
-                found[role].update(f"{metric} alone" for metric in alone)
-            found[CANDIDATE]["differs"] += said[STABLE] != said[CANDIDATE]
-        for metric in ("errors", "errors alone", "slow", "slow alone", "differs"):
-            found[CANDIDATE][metric] += told.not_sent
-        n = len(told.pairs) + told.not_sent
-        counts = [Counts(n, dict(found[role])) for role in (STABLE, CANDIDATE)]
+        label_of = self.system._label_of
+        pairs = [
+            (
+                *(
+                    (one.status, _probability(one.body), one.latency_s)
+                    for one in (pair.stable, pair.candidate)
+                ),
+                label_of.get(pair.request),
+            )
+            for pair in told.pairs
+        ]
+        counts = self._counts_of_pairs(pairs, told.not_sent)
         from_s = self._looked - self._began
         return [Measurement(from_s, self.now_s, 0.5, *counts, of=MIRROR)]
+
+
+def _living(
+    group: Sequence[servers.Server],
+) -> tuple[list[servers.Server], list[servers.Server]]:
+    """Those that live, and those that do not."""
+    dead = [server for server in group if server.state == "stopped"]
+    return [server for server in group if server not in dead], dead
 
 
 def _stop(group: Sequence[servers.Server]) -> None:

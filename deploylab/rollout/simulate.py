@@ -45,17 +45,17 @@ class Simulated:
     """An environment in which nothing runs.
 
     rates: for each role, the chance of each metric's event in one request; "differs",
-    of the candidate, is a chance in one mirrored request. requests_per_s: mean of the
-    Poisson arrivals. tick_s: seconds between looks. size: instances of a whole group.
+    of the candidate, is a chance in one that both roles answer. requests_per_s: mean of
+    the Poisson arrivals. tick_s: seconds between looks. size: of a whole group.
 
     deploy_s: what starting instances of a role takes; stop_s: what stopping them takes.
     ready_s: None, or for a candidate that never becomes ready, how long one waits.
     dies_after: requests after which the candidate is dead, None for never.
 
-    both: for a metric, the chance that a mirrored request is an event of both roles;
-    left out, the two are independent. population: number of users, each as busy as any
-    other; then every request is drawn for itself, with its user, and users are counted.
-    Without it they are not.
+    both: for a metric, the chance that a request which both roles answer, in a mirror
+    or a preview, is an event of both; left out, the two are independent. population:
+    number of users, each as busy as any other; then every request is drawn for itself,
+    with its user, and users are counted. Without it they are not.
     """
 
     rates: Mapping[str, Mapping[str, float]]
@@ -106,6 +106,8 @@ class Simulated:
                 if at_once or not self.instances[CANDIDATE]:
                     self.share, self._mirror = 0.0, 0.0
             case Promote():
+                if not self.instances[CANDIDATE]:
+                    raise StepFailed("there is no candidate that lives")
                 self.rates = {**self.rates, STABLE: self.rates[CANDIDATE]}
                 self.instances = {STABLE: self.instances[CANDIDATE], CANDIDATE: 0}
                 self.share = 0.0
@@ -161,12 +163,15 @@ class Simulated:
         """As many requests a second as users send."""
         start = self.now_s
         self._pass(start + requests / self.requests_per_s)
-        counts = [self._counts(role, requests) for role in (STABLE, CANDIDATE)]
-        self._untold.append(Measurement(start, self.now_s, 0.5, *counts, of=PREVIEW))
+        self._pairs((start, self.now_s), requests, PREVIEW)
 
     def _copies(self, span: tuple[float, float], requests: int) -> None:
-        """Mirrored requests: each is answered by both roles."""
         pairs = int(self.rng.binomial(requests, self._mirror))
+        self._answered += pairs
+        self._pairs(span, pairs, MIRROR)
+
+    def _pairs(self, span: tuple[float, float], pairs: int, of: str) -> None:
+        """Requests that are each answered by both roles."""
         mine, others = self._chances(CANDIDATE), self._chances(STABLE)
         events: dict[str, dict[str, int]] = {STABLE: {}, CANDIDATE: {}}
         for metric in mine.keys() | others.keys():
@@ -179,8 +184,7 @@ class Simulated:
         differs = self.rates[CANDIDATE].get("differs", 0.0)
         events[CANDIDATE]["differs"] = int(self.rng.binomial(pairs, differs))
         counts = [Counts(pairs, events[role]) for role in (STABLE, CANDIDATE)]
-        self._answered += pairs
-        self._untold.append(Measurement(*span, 0.5, *counts, of=MIRROR))
+        self._untold.append(Measurement(*span, 0.5, *counts, of=of))
 
     def _single(self, requests: int) -> dict[str, Counts]:
         """Single requests of users, each of whom is on one side if that is sticky."""

@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from deploylab.rollout import fenceposts
-from deploylab.rollout.judges import SplitEProcess
+from deploylab.rollout.judges import FixedSample, SplitEProcess
 from deploylab.rollout.model import (
     CANDIDATE,
     MIRROR,
@@ -131,6 +131,7 @@ class Canary(_Plan):
             )
         if self.sticky:
             _refuse_requests(self.gates)
+        _refuse_looking_again(self.gates)
         _known_doubt(self.on_doubt)
 
     @property
@@ -155,10 +156,8 @@ class Canary(_Plan):
         until_s = state.since_s + self.bakes_s[self._stage(state.share)]
         if state.now_s < until_s:
             return Bake(until_s)
-        if verdict is Verdict.ERROR:
-            return Abort("there is no data to judge by")
-        if verdict is Verdict.INCONCLUSIVE and self.on_doubt == "abort":
-            return Abort("the gates came to no conclusion in this stage")
+        if abort := _unproved(self.gates, verdict, self.on_doubt):
+            return abort
         larger = self.shares[self._stage(state.share) + 1 :]
         return self._shift(larger[0] if larger else 1.0)
 
@@ -203,6 +202,7 @@ class BlueGreen(_Plan):
                 "gates before the switch need requests to judge by; preview is their "
                 f"number, 1 or more, not {self.preview}"
             )
+        _refuse_looking_again(self.gates)
         _look_at(self, "before", PREVIEW)
 
     def watched(self, state: State) -> tuple[Gate, ...]:
@@ -227,11 +227,7 @@ class BlueGreen(_Plan):
             return way_out(state)
         if state.now_s < state.since_s + self.keep_s:
             return Bake(state.since_s + self.keep_s)
-        if self.gates and verdict is Verdict.ERROR:
-            return Abort("there is no data to judge by")
-        if self.gates and verdict is Verdict.INCONCLUSIVE:
-            return Abort("the gates came to no conclusion")
-        return way_out(state)
+        return _unproved(self.gates, verdict) or way_out(state)
 
 
 @dataclass(frozen=True)
@@ -253,6 +249,7 @@ class Basic(_Plan):
             )
         if self.gates and not self.bake_s:
             raise ValueError("gates need time to see something: give bake_s")
+        _refuse_looking_again(self.gates)
 
     def next(self, state: State, verdict: Verdict) -> Step:
         """The decision rule: the first line that applies."""
@@ -270,7 +267,7 @@ class Basic(_Plan):
             return Abort("a gate failed", at_once=False)
         if state.now_s < state.since_s + self.bake_s:
             return Bake(state.since_s + self.bake_s)
-        return _unproved(self.gates, verdict) or Promote()
+        return _unproved(self.gates, verdict, at_once=False) or Promote()
 
     def _back(self, state: State) -> Step:
         if state.share == 0 and CANDIDATE not in state.retired:
@@ -312,6 +309,7 @@ class Rolling(_Plan):
                 "min_ready_s is a time before old instances go, 0 s or more, not "
                 f"{self.min_ready_s}"
             )
+        _refuse_looking_again(self.gates)
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -358,7 +356,7 @@ class Rolling(_Plan):
                     return Shift(TrafficSplit(even))
                 if state.now_s < state.since_s + self.min_ready_s:
                     return Bake(state.since_s + self.min_ready_s)
-                if abort := _unproved(self.gates, verdict):
+                if abort := _unproved(self.gates, verdict, at_once=False):
                     return abort
             return Shift(TrafficSplit(share))
         if going > left:
@@ -384,7 +382,9 @@ class Shadow(_Plan):
     mirrored: share of the requests that are copied. bake_s: for how long. gates: what
     is watched; both versions get the same requests, so a metric has two more forms,
     "differs" for decisions that are not the stable version's, and, for each metric m,
-    "m alone" for requests that are an event of this role's and not of the other's.
+    "m alone" for requests that are an event of this role's and not of the other's. Of
+    what both do alike nothing is learnt, so "m alone" finds with fewer requests what m
+    finds.
     Nothing is released: at the end the candidate has passed, or not.
     """
 
@@ -401,6 +401,7 @@ class Shadow(_Plan):
             )
         if self.bake_s <= 0:
             raise ValueError(f"bake_s is a time to watch, above 0 s, not {self.bake_s}")
+        _refuse_looking_again(self.gates)
         _known_doubt(self.on_doubt)
         _look_at(self, "gates", MIRROR)
 
@@ -422,11 +423,7 @@ class Shadow(_Plan):
             return Abort("a gate failed")
         if state.now_s < state.since_s + self.bake_s:
             return Bake(state.since_s + self.bake_s)
-        if verdict is Verdict.ERROR:
-            return Abort("there is no data to judge by")
-        if verdict is Verdict.INCONCLUSIVE and self.on_doubt == "abort":
-            return Abort("the gates came to no conclusion")
-        return Mirror(0.0)
+        return _unproved(self.gates, verdict, self.on_doubt) or Mirror(0.0)
 
 
 @dataclass(frozen=True)
@@ -460,6 +457,7 @@ class AB(_Plan):
                 f"the gate that decides needs {self.decides.judge.at_least} users on "
                 f"each side, and it is asked at {self.users}"
             )
+        _refuse_looking_again(self.guards)
         # What was divided is users, so users are what is counted.
         guards = tuple(replace(gate, unit="user") for gate in self.guards)
         object.__setattr__(self, "guards", guards)
@@ -512,6 +510,10 @@ class Bandit(_Plan):
     request and to send it where the rate is lower is the same in law as to send the
     candidate the share ``better(state)``, as long as the posterior stays as it is
     (Thompson 1933, "On the likelihood that one unknown probability exceeds another").
+
+    All requests so far count alike, under whatever share they came: it takes both rates
+    to stay what they are while it runs. And a request is judged when it is answered: an
+    event that is known only later, as of a label that comes tomorrow, counts as none.
     """
 
     metric: str
@@ -535,6 +537,7 @@ class Bandit(_Plan):
             raise ValueError(
                 f"enough is a chance above a half and below 1, not {self.enough}"
             )
+        _refuse_looking_again(self.gates)
 
     def better(self, state: State) -> float:
         """Chance that the candidate's rate of events is the lower one."""
@@ -588,10 +591,11 @@ class MultiService:
     """Several services change at once, and only together: all are promoted, or none.
 
     services: a strategy for each, by the service's name; those that are called stand
-    before those that call them. All are released as soon as each can be. If one is
-    given up, so are the others; the callers go back first, since a caller of the old
-    version may not understand a callee of the new one, nor the other way round, and
-    the one that users reach must be right first.
+    before those that call them. None is released before all are deployed, as far as
+    the strategies keep these apart; then each is as soon as it can be. If one is given
+    up, so are the others: a caller goes back first, and a callee once no user reaches
+    the caller's new version, which may need the callee's. Once one has let its old
+    version go, none goes back.
     """
 
     services: Mapping[str, Strategy]
@@ -600,13 +604,10 @@ class MultiService:
         if not self.services:
             raise ValueError("name at least one service, and its strategy")
 
-    def next(
-        self, states: Mapping[str, State], verdicts: Mapping[str, Verdict]
-    ) -> tuple[str, Step]:
-        """Which service makes a step, and which; an End only once all can end."""
-        # Once one has let its old version go, all go on.
-        too_late = any(
-            states[name].promoted
+    def too_late(self, states: Mapping[str, State]) -> bool:
+        """Whether one has let its old version go, so that all must go on."""
+        return any(
+            self._gone(name, states[name])
             or (
                 strategy.keeps_stable
                 and states[name].share == 1
@@ -614,6 +615,17 @@ class MultiService:
             )
             for name, strategy in self.services.items()
         )
+
+    def _gone(self, name: str, state: State) -> bool:
+        """Whether a service has no old version any more."""
+        whole = self.services[name].keeps_stable
+        return state.promoted or (whole and STABLE not in state.ready)
+
+    def next(
+        self, states: Mapping[str, State], verdicts: Mapping[str, Verdict]
+    ) -> tuple[str, Step]:
+        """Which service makes a step, and which; an End only once all can end."""
+        too_late = self.too_late(states)
         steps = {
             name: strategy.next(
                 states[name], Verdict.SUCCESSFUL if too_late else verdicts[name]
@@ -628,18 +640,25 @@ class MultiService:
         if given_up:
             order = list(reversed(self.services))
             for name in order:
+                if self._gone(name, states[name]):
+                    continue  # it has nothing to go back to
                 if not states[name].aborting:
                     if isinstance(steps[name], Abort):
                         return name, steps[name]
                     whole = self.services[name].keeps_stable
                     return name, Abort(f"{given_up[0]} was given up", at_once=whole)
+                if states[name].share > 0 and not isinstance(steps[name], End):
+                    return name, steps[name]  # its callees wait until it is back
         else:
-            # What can still be taken back comes before what cannot. Of that, callees
-            # come first; then all wait, and the one whose clock is behind goes on.
-            def turn(name: str) -> tuple[bool, float]:
-                waits = isinstance(steps[name], Bake)
-                final = _is_final(self.services[name], steps[name], states[name])
-                return final, states[name].now_s if waits else -inf
+            # What can still be taken back comes before what cannot, and of that what
+            # no user notices comes first. Then callees come before callers; then all
+            # wait, and the one whose clock is behind goes on.
+            def turn(name: str) -> tuple[bool, bool, float]:
+                step, state = steps[name], states[name]
+                final = _is_final(self.services[name], step, state)
+                unseen = isinstance(step, Deploy | Preview)
+                waits = isinstance(step, Bake)
+                return final, not unseen, state.now_s if waits else -inf
 
             order = sorted(self.services, key=turn)
         for name in order:
@@ -655,13 +674,28 @@ def _is_final(strategy: Strategy, step: Step, state: State) -> bool:
     return isinstance(step, Promote | End)
 
 
-def _unproved(gates: Sequence[Gate], verdict: Verdict) -> Abort | None:
+def _unproved(
+    gates: Sequence[Gate],
+    verdict: Verdict,
+    on_doubt: str = "abort",
+    at_once: bool = True,
+) -> Abort | None:
     """The abort of a version that came through without having been judged."""
     if gates and verdict is Verdict.ERROR:
-        return Abort("there is no data to judge by", at_once=False)
-    if gates and verdict is Verdict.INCONCLUSIVE:
-        return Abort("the gates came to no conclusion", at_once=False)
+        return Abort("there is no data to judge by", at_once)
+    if gates and verdict is Verdict.INCONCLUSIVE and on_doubt == "abort":
+        return Abort("the gates came to no conclusion", at_once)
     return None
+
+
+def _refuse_looking_again(gates: Sequence[Gate]) -> None:
+    """A test of one sample is asked once; these gates are asked at every look."""
+    if any(isinstance(gate.judge, FixedSample) for gate in gates):
+        raise ValueError(
+            "FixedSample may be asked once, and these gates are asked again and again: "
+            "it would blame healthy versions. Take a SplitEProcess, which allows that, "
+            "or let AB ask once, when there are enough users."
+        )
 
 
 def _refuse_requests(gates: Sequence[Gate]) -> None:
@@ -683,5 +717,12 @@ def _known_doubt(on_doubt: str) -> None:
 
 def _look_at(strategy: object, name: str, on: str) -> None:
     """Let the gates in a field look at these measurements."""
+    for gate in getattr(strategy, name):
+        if gate.metric == "differs" and isinstance(gate.judge, SplitEProcess):
+            raise ValueError(
+                "a split e-process asks whose the events are, and each that differs is "
+                "counted as the candidate's: it would blame any version. Give differs "
+                "a Threshold."
+            )
     gates = tuple(replace(gate, on=on) for gate in getattr(strategy, name))
     object.__setattr__(strategy, name, gates)
