@@ -295,8 +295,13 @@ def test_the_last_instance_is_watched_too():
 
 def test_gates_without_time_to_see_are_no_proof():
     slow = Gate("errors", Threshold(0.02, window_s=60))
-    for strategy in (replace(ROLLING, gates=(slow,)), Basic((slow,), 10)):
-        report = run(strategy, candidate=BAD)
+    for strategy, size in (
+        (replace(ROLLING, gates=(slow,)), 10),
+        (Basic((slow,), 10), 10),
+        (Rolling(1, 0, 1, (slow,), 30), 1),
+        (Rolling(10, 0, 10, (slow,), 30), 10),
+    ):
+        report = run(strategy, candidate=BAD, size=size)
         assert (report.outcome, report.reason) == (
             "aborted",
             "there is no data to judge by",

@@ -334,8 +334,11 @@ class Rolling(_Plan):
         if not state.aborting:
             step = self._wave(state, CANDIDATE, STABLE, verdict)
             until_s = state.deployed_s + self.min_ready_s
-            if step is None and state.now_s < until_s:
-                return Bake(until_s)  # there was nobody left to wait beside
+            if step is None and state.since_s < until_s:
+                # There was nobody left to wait beside.
+                if state.now_s < until_s:
+                    return Bake(until_s)
+                step = _unproved(self.gates, verdict, at_once=False)
             return step or Promote()
         if state.share == 0 and CANDIDATE not in state.retired:
             return way_back(state)

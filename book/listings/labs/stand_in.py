@@ -7,7 +7,7 @@ The time is slept, not computed: an instance with one thread answers at most
 import os
 import time
 
-from flask import Flask
+from flask import Flask, request
 
 
 def create_app(artifact: str | None = None) -> Flask:
@@ -22,6 +22,7 @@ def create_app(artifact: str | None = None) -> Flask:
 
     @app.post("/predict")
     def predict():
+        request.get_data()  # a body that nobody reads would end the connection
         time.sleep(service_s)
         return {"version": version}, {"X-Model-Version": version}
 
