@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
 
 # No test writes into anybody's record of exercises; those about it name their own.
 os.environ["DEPLOYLAB_PROGRESS"] = "off"
+# Whoever starts the tests in the background has them ignore Ctrl-C, and some tests
+# press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -328,7 +328,8 @@ def test_a_promotion_that_is_hit_late_still_ends_well(running, saved, what, blow
     report = running.roll_out(QUICK, saved["v2-dies-loading"])
     assert report.outcome == "aborted"
     assert served(running) in ("v1", "v2")
-    assert running.roll_out(QUICK, saved["v2"]).outcome == "promoted"
+    report = running.roll_out(QUICK, saved["v2"])
+    assert report.outcome == "promoted", report.table.to_string()
 
 
 def test_a_candidate_that_hangs_is_seen(running, saved):

@@ -304,6 +304,7 @@ class Live:
         self._early: list[Answer] = []
         self._previewed: list[Measurement] = []
         self._known: set[int] = set()  # users who met the rollout
+        self._cut = -math.inf  # when the last outage began
 
     @property
     def share(self) -> float:
@@ -375,6 +376,7 @@ class Live:
                         system.router.set_group(role, self._urls(groups[role][:to]))
                 _stop(groups[role][to:])
                 del groups[role][to:]
+                self._cut = time.monotonic() if cut else self._cut
             case Promote():
                 alive, dead = _living(groups[CANDIDATE])
                 if not alive:
@@ -609,11 +611,14 @@ class Live:
         apart, self._previewed = [*self._previewed, *self._pairs()], []
         from_s, self._looked = self._looked - self._began, time.monotonic()
         to_s = self._looked - self._began
-        requests: dict[float, Counter] = defaultdict(Counter)
-        users: dict[float, Counter] = defaultdict(Counter)
-        found: dict[tuple[float, str], Counter] = defaultdict(Counter)
-        found_first: dict[tuple[float, str], Counter] = defaultdict(Counter)
-        began: dict[float, float] = {share: from_s}
+        # By the share, and whether it was sent before an outage and came late.
+        Window = tuple[float, bool]
+        now = (share, False)
+        requests: dict[Window, Counter] = defaultdict(Counter)
+        users: dict[Window, Counter] = defaultdict(Counter)
+        found: dict[tuple[Window, str], Counter] = defaultdict(Counter)
+        found_first: dict[tuple[Window, str], Counter] = defaultdict(Counter)
+        began: dict[Window, float] = {now: from_s}
         for answer in new:
             if answer.role not in (STABLE, CANDIDATE):
                 continue  # nobody knows whose it was, if anybody's
@@ -624,33 +629,35 @@ class Live:
                 self._early.append(answer)  # it belongs to the time that begins now
                 continue
             these = system._events(answer)
-            requests[drawn][answer.role] += 1
-            found[drawn, answer.role].update(these)
+            late = answer.sent_s < self._cut <= self._began + from_s
+            window = (drawn, late)
+            requests[window][answer.role] += 1
+            found[window, answer.role].update(these)
             # Of a user, the first answer while the candidate had some of the traffic.
             if drawn and answer.user not in self._known:
                 self._known.add(answer.user)
-                users[drawn][answer.role] += 1
-                found_first[drawn, answer.role].update(these)
-            if drawn != share:
+                users[window][answer.role] += 1
+                found_first[window, answer.role].update(these)
+            if window != now:
                 sent_s = min(answer.sent_s - self._began, from_s)
-                began[drawn] = min(began.get(drawn, sent_s), sent_s)
+                began[window] = min(began.get(window, sent_s), sent_s)
         return apart + [
             Measurement(
-                began[drawn],
+                began[window],
                 # Of an earlier split: it was drawn before the last look.
-                to_s if drawn == share else from_s,
-                drawn,
+                to_s if window == now else from_s,
+                window[0],
                 *(
                     Counts(
-                        requests[drawn][role],
-                        dict(found[drawn, role]),
-                        users[drawn][role],
-                        dict(found_first[drawn, role]),
+                        requests[window][role],
+                        dict(found[window, role]),
+                        users[window][role],
+                        dict(found_first[window, role]),
                     )
                     for role in (STABLE, CANDIDATE)
                 ),
             )
-            for drawn in sorted(began, key=lambda drawn: drawn == share)
+            for window in sorted(began, key=lambda window: window == now)
         ]
 
     def _pairs(self) -> list[Measurement]:
