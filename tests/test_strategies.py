@@ -293,6 +293,13 @@ def test_the_last_instance_is_watched_too():
     assert run(one, size=1, candidate=BAD).reason == "a gate failed"
 
 
+@pytest.mark.parametrize("way", [Rolling(7), Rolling(11), Rolling(10, 0, 1)])
+def test_gates_are_not_waited_for_without_time_to_watch(way):
+    slow = Gate("errors", Threshold(0.02, window_s=60))
+    report = run(replace(way, gates=(slow,)), size=way.instances)
+    assert report.outcome == "promoted"
+
+
 def test_gates_without_time_to_see_are_no_proof():
     slow = Gate("errors", Threshold(0.02, window_s=60))
     for strategy, size in (
@@ -543,8 +550,8 @@ def test_no_service_is_released_before_all_are_deployed(slow):
         for name in ("features", "model")
     }
     carry_out_services(services, environments, heard.append)
-    whats = [e.what for e in heard if e.what in ("deploy", "shift")]
-    assert whats[:2] == ["deploy", "deploy"]
+    first = [e.what for e in heard if e.what in ("deploy", "shift")]
+    assert first[:2] == ["deploy", "deploy"]
 
 
 def test_a_callee_waits_until_its_caller_is_back():

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn, Self
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -647,7 +647,7 @@ def _numbers() -> Iterator[int]:
     return iter(range(sys.maxsize))
 
 
-# -- a canary to operate -----------------------------------------------------------
+# -- a canary, or a switch, to operate -----------------------------------------------
 
 #: Users' requests a second, and how often the bad version answers 500. So many errors
 #: show within seconds what takes `v2-flaky` of the book, with 5 %, much longer.
@@ -671,7 +671,7 @@ class AfterFailed(OutOfOrder):
 
 
 class TooLong(OutOfOrder):
-    """A canary that has used up its controls, or what it may watch."""
+    """A rollout that has used up its controls, or what it may watch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -701,11 +701,18 @@ class Canaries:
     Servers and traffic start with the first control that is used.
     """
 
+    #: The versions that may come, and the faults of each.
+    faults: ClassVar[dict[str, dict[str, Any]]] = {
+        "good": {},
+        "bad": {"flaky": {"error_rate": BAD_ERROR_RATE}},
+        "mute": {},
+    }
+
     def __init__(self, folder: Path | None = None) -> None:
         self._folder = folder
         self._clean_up = contextlib.ExitStack()
 
-    def __enter__(self) -> Canaries:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -713,22 +720,26 @@ class Canaries:
 
     def next(self, version: str) -> Canary:
         """The controls of the next candidate: "good", "bad" or "mute"."""
-        if version not in ("good", "bad", "mute"):
-            raise ValueError(f'a version is "good", "bad" or "mute", not {version!r}')
-        return Canary(self, version)
+        return Canary(self, self._known(version))
+
+    def _known(self, version: str) -> str:
+        if version not in self.faults:
+            raise ValueError(
+                f"a version is one of {', '.join(self.faults)}, not {version!r}"
+            )
+        return version
 
     def save(self, name: str) -> Path:
-        """The folder of the artifact of "stable", "good", "bad" or "mute"."""
+        """The folder of the artifact of "stable", or of a version that may come."""
         from deploylab import phishing
 
         if self._folder is None:
             temporary = tempfile.TemporaryDirectory(prefix="canary-")
             self._folder = Path(self._clean_up.enter_context(temporary))
         # The model does not matter to an error gate, and this one is saved soonest.
-        version = phishing.version("v1")
-        if name == "bad":
-            faults = {"flaky": {"error_rate": BAD_ERROR_RATE}}
-            version = dataclasses.replace(version, faults=faults)
+        version = dataclasses.replace(
+            phishing.version("v1"), faults=self.faults.get(name, {})
+        )
         return artifacts.save(version, self._folder / name).folder
 
     @functools.cached_property
@@ -743,28 +754,68 @@ class Canaries:
         return self._clean_up.enter_context(system)
 
 
-class Canary:
+class _Operated:
+    """What somebody operates by controls: what was done, and what was refused."""
+
+    name: ClassVar[str]
+
+    def __init__(self, owner: Canaries, version: str) -> None:
+        self._owner, self.version = owner, version
+        self._began = time.monotonic()
+        self._controls = self._watched = 0
+        self._watched_s = 0.0
+        self.done: list[Any] = []
+        self.refused: list[OutOfOrder] = []
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __deepcopy__(self, memo: dict) -> Self:
+        return self  # a running system has no copy
+
+    @property
+    def log(self) -> Any:
+        """What was done, as a table."""
+        import pandas as pd
+
+        table = pd.DataFrame(self.done)
+        return table.assign(seconds=table["seconds"].round(2)) if self.done else table
+
+    @functools.cached_property
+    def _environment(self) -> Any:
+        from deploylab.rollout.live import Live
+
+        system = self._owner.system
+        return Live(system, self._owner.save(self.version), ready_s=20.0)
+
+    def _count(self) -> None:
+        """Count a control; a loop without an end finds one here."""
+        self._controls += 1
+        if self._controls > MOST_CONTROLS:
+            self._refuse(
+                f"this {self.name} has used its {MOST_CONTROLS} controls, and is still "
+                "not at an end",
+                TooLong,
+            )
+
+    def _refuse(self, why: str, kind: type[OutOfOrder] = OutOfOrder) -> NoReturn:
+        self.refused.append(kind(why))
+        raise self.refused[-1]
+
+
+class Canary(_Operated):
     """The controls of one candidate beside the version that serves."""
 
-    def __init__(self, canaries: Canaries, version: str) -> None:
-        self._canaries, self.version = canaries, version
-        self._began = time.monotonic()
+    name = "canary"
+
+    def __init__(self, owner: Canaries, version: str) -> None:
+        super().__init__(owner, version)
         self._measured: list[Any] = []
         self._stage: list[Any] = []
         self._stopped = 0  # how much had been measured when it was stopped
-        self._controls = self._watched = 0
-        self._watched_s = 0.0
         self._failed = False
-        self.done: list[Done] = []
-        self.refused: list[OutOfOrder] = []
         self.share = 0.0
         self.runs = self.promoted = False
-
-    def __repr__(self) -> str:
-        return "canary"
-
-    def __deepcopy__(self, memo: dict) -> Canary:
-        return self  # a running system has no copy
 
     # -- the controls
 
@@ -895,7 +946,7 @@ class Canary:
         self._need_instance("could be stopped")
         if self.share:
             # The environment of a rollout refuses that; this one does what it is told.
-            group = self._canaries.system._groups[model.CANDIDATE]
+            group = self._owner.system._groups[model.CANDIDATE]
             while group:
                 group.pop().stop()
         else:
@@ -906,14 +957,6 @@ class Canary:
         self._note("retire")
 
     # -- what happened
-
-    @property
-    def log(self) -> Any:
-        """What was done, as a table."""
-        import pandas as pd
-
-        table = pd.DataFrame(self.done)
-        return table.assign(seconds=table["seconds"].round(2)) if self.done else table
 
     def lost(self, seconds: float = 0.5) -> int:
         """Wait; then the candidate's requests that have failed since it was stopped."""
@@ -926,13 +969,6 @@ class Canary:
 
     # -- plumbing
 
-    @functools.cached_property
-    def _environment(self) -> Any:
-        from deploylab.rollout.live import Live
-
-        system = self._canaries.system
-        return Live(system, self._canaries.save(self.version), ready_s=20.0)
-
     def _do(self, step: Any) -> None:
         new = self._environment.do(step)
         self._measured += new
@@ -940,13 +976,7 @@ class Canary:
 
     def _use(self, control: str, *, forward: bool = False) -> None:
         """Count a control, and refuse it if there is no more to come of it."""
-        self._controls += 1
-        if self._controls > MOST_CONTROLS:
-            self._refuse(
-                f"this canary has used its {MOST_CONTROLS} controls, and is still not "
-                "at an end",
-                TooLong,
-            )
+        self._count()
         if forward and self._failed:
             self._refuse(
                 f"the verdict was `failed`, and `{control}` goes on; `abort` and "
@@ -957,10 +987,6 @@ class Canary:
     def _need_instance(self, what: str) -> None:
         if not self.runs:
             self._refuse(f"the candidate has no instance that {what}; start it first")
-
-    def _refuse(self, why: str, kind: type[OutOfOrder] = OutOfOrder) -> NoReturn:
-        self.refused.append(kind(why))
-        raise self.refused[-1]
 
     def _seen(self, measured: list[Any]) -> int:
         return sum(m.candidate.requests for m in measured)
@@ -973,3 +999,199 @@ class Canary:
 
 def _errors(measured: list[Any], role: str) -> int:
     return sum(getattr(m, role).events.get("errors", 0) for m in measured)
+
+
+#: A switch: requests of our own before it, users' after it, that show what there is.
+PREVIEW = 40
+SWITCH_WATCH = 100
+#: The version that fades passes the preview, and each of its processes ends in the
+#: middle of the request after so many: before `SWITCH_WATCH` users have been answered.
+FADES_AFTER = 100
+SIDES = ("blue", "green")
+
+
+@dataclasses.dataclass(frozen=True)
+class Moved:
+    """One thing that was done to a switch, and what was known then.
+
+    active: the side that users reach afterwards; runs: the sides that are there;
+    requests, errors: what a preview or a watch has said.
+    """
+
+    seconds: float
+    what: str
+    side: str
+    active: str
+    runs: tuple[str, ...]
+    requests: int = 0
+    errors: int = 0
+
+
+class Switches(Canaries):
+    """Users' traffic on the blue side, and versions that come to the green one.
+
+        with live.Switches() as switches:
+            switch = switches.next("fading")
+            operate(switch)
+            print(switch.log)
+
+    The "broken" version fails in any traffic, the "fading" one passes a preview and
+    fails later.
+    """
+
+    faults: ClassVar[dict[str, dict[str, Any]]] = {
+        "good": {},
+        "broken": {"flaky": {"error_rate": BAD_ERROR_RATE}},
+        "fading": {"dies-serving": {"after_requests": FADES_AFTER}},
+    }
+
+    def next(self, version: str) -> Switch:
+        """The controls of the next switch: "good", "broken" or "fading"."""
+        return Switch(self, self._known(version))
+
+
+class Switch(_Operated):
+    """The controls of a green side beside the blue one, which serves at first."""
+
+    name = "switch"
+
+    def __init__(self, owner: Switches, version: str) -> None:
+        super().__init__(owner, version)
+        self.active = "blue"
+        self.runs = {"blue"}
+        self._since: list[Any] = []  # what users met since the last switch
+
+    # -- the controls
+
+    def start(self) -> None:
+        """Start the green side, and return when it is ready. It gets no traffic."""
+        from deploylab.rollout import model
+
+        self._count()
+        if "green" in self.runs:
+            self._refuse("the green side runs already; it is started once")
+        if any(one.what == "start" for one in self.done):
+            self._refuse("the green side was stopped; it is started once")
+        self._environment.do(model.Deploy(model.CANDIDATE))
+        self.runs.add("green")
+        self._note("start", "green")
+
+    def preview(self, requests: int) -> dict[str, int]:
+        """Send the green side requests of our own, past the router; no user gets them.
+
+        Returns how many there were, and how many of them were errors.
+        """
+        from deploylab.rollout import model
+
+        self._count()
+        self._need("green", "can be asked anything")
+        self._may_watch(requests)
+        told = self._environment.do(model.Preview(int(requests)))
+        said = next(one for one in told if one.of == model.PREVIEW).candidate
+        self._watched += said.requests
+        errors = said.events.get("errors", 0)
+        return self._note("preview", "green", said.requests, errors)
+
+    def to(self, side: str) -> None:
+        """Send all users to this side, from the next request on."""
+        from deploylab.rollout import model
+
+        self._count()
+        self._need(side, "can be sent users")
+        if side == "green":
+            self._environment.do(model.Shift(model.TrafficSplit(1.0)))
+        else:
+            self._environment.do(model.Abort("by hand"))
+        self.active, self._since = side, []
+        self._note("to", side)
+
+    def watch(self, requests: int) -> dict[str, int]:
+        """Wait until the active side has had so many more of the users' requests.
+
+        Returns how many it has had since the last switch, and how many were errors.
+        """
+        self._count()
+        self._may_watch(requests)
+        before, began = self._seen()[0], time.monotonic()
+        while self._seen()[0] - before < requests:
+            if self._watched_s + time.monotonic() - began > MOST_WATCHED_S:
+                self._refuse(
+                    f"this switch has watched for {MOST_WATCHED_S:.0f} s, and "
+                    f"{requests} requests have not come",
+                    TooLong,
+                )
+            time.sleep(0.05)
+            # Not a step: whether a process has ended is for the student to find out.
+            environment = self._environment
+            self._since += environment._take(environment._share_in_force)
+        self._watched_s += time.monotonic() - began
+        seen, errors = self._seen()
+        self._watched += seen - before
+        return self._note("watch", self.active, seen, errors)
+
+    def drain(self, side: str) -> None:
+        """Wait until this side has answered all that it has accepted."""
+        from deploylab.rollout import model
+
+        self._count()
+        self._need(side, "could be drained")
+        if side == self.active:
+            self._refuse(f"all users are sent to the {side} side, so it is never empty")
+        role = model.CANDIDATE if side == "green" else model.STABLE
+        self._environment.do(model.Drain(role))
+        self._note("drain", side)
+
+    def stop(self, side: str) -> None:
+        """Stop this side's instances, whatever they get at this moment."""
+        from deploylab.rollout import model
+        from deploylab.rollout.engine import StepFailed
+
+        self._count()
+        self._need(side, "could be stopped")
+        role = model.CANDIDATE if side == "green" else model.STABLE
+        if side == self.active:
+            # The environment of a rollout refuses that; this one does what it is told.
+            group = self._owner.system._groups[role]
+            while group:
+                group.pop().stop()
+        else:
+            self._environment.do(model.Retire(role))
+            if side == "blue":
+                # For the next switch it is the blue one, if it lives.
+                with contextlib.suppress(StepFailed):
+                    self._environment.do(model.Promote())
+        self.runs.discard(side)
+        self._note("stop", side)
+
+    # -- plumbing
+
+    def _need(self, side: str, what: str) -> None:
+        if side not in SIDES:
+            self._refuse(f'a side is "blue" or "green", not {side!r}')
+        if side not in self.runs:
+            self._refuse(f"the {side} side does not run, so nothing there {what}")
+
+    def _may_watch(self, requests: int) -> None:
+        if self._watched + requests > MOST_WATCHED:
+            self._refuse(
+                f"this switch has seen {self._watched} requests, and may see "
+                f"{MOST_WATCHED}, which {requests} more exceed",
+                TooLong,
+            )
+
+    def _seen(self) -> tuple[int, int]:
+        """Requests and errors of the active side since the last switch."""
+        share = 1.0 if self.active == "green" else 0.0
+        role = "candidate" if self.active == "green" else "stable"
+        here = [m for m in self._since if m.share == share and m.of == "users"]
+        return sum(getattr(m, role).requests for m in here), _errors(here, role)
+
+    def _note(
+        self, what: str, side: str, requests: int = 0, errors: int = 0
+    ) -> dict[str, int]:
+        seconds = time.monotonic() - self._began
+        runs = tuple(side for side in SIDES if side in self.runs)
+        self.done.append(
+            Moved(seconds, what, side, self.active, runs, requests, errors)
+        )
+        return {"requests": requests, "errors": errors}

@@ -334,7 +334,7 @@ class Rolling(_Plan):
         if not state.aborting:
             step = self._wave(state, CANDIDATE, STABLE, verdict)
             until_s = state.deployed_s + self.min_ready_s
-            if step is None and state.since_s < until_s:
+            if step is None and self.min_ready_s and state.since_s < until_s:
                 # There was nobody left to wait beside.
                 if state.now_s < until_s:
                     return Bake(until_s)
