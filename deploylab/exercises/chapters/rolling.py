@@ -375,7 +375,7 @@ rolling_limits = choice(
         "missed-c": ["Round the percentages of the others once more."],
     },
     not_checked="Whether five cards are free when the update begins: others may have "
-    "taken the fifth.",
+    "taken the fifth. And an instance that is ending holds its card until it is gone.",
     notice="A percentage of a small number is decided by its rounding. Written as "
     "counts, the limits say what they do.",
 )
@@ -482,6 +482,20 @@ def _check_limits(t: Trial, spec: dict[str, Any]) -> None:
         "More would need more room, and fewer do not carry the load.",
         f"Leave it at {INSTANCES}.",
     )
+    t.need(
+        not spec.get("paused"),
+        "paused",
+        "`paused` is set.",
+        "A Deployment that is paused rolls nothing out.",
+        "Leave the field away.",
+    )
+    t.need(
+        _seconds(t, spec, "revisionHistoryLimit", 10) > 0,
+        "no-undo",
+        "`revisionHistoryLimit` is 0.",
+        "No old revision is kept, so there is nothing that an undo could bring back.",
+        "Leave the field away; the default keeps ten.",
+    )
     strategy = _part(t, spec.get("strategy"), "`strategy`")
     kind = strategy.get("type", "RollingUpdate")
     t.need(
@@ -566,12 +580,20 @@ def _check_times(t: Trial, spec: dict[str, Any]) -> None:
     )
     deadline_s = _seconds(t, spec, "progressDeadlineSeconds", 600)
     t.need(
-        deadline_s > LOAD_S + settle_s,
+        deadline_s > settle_s,
+        "refused",
+        f"`progressDeadlineSeconds` is {deadline_s}, and `minReadySeconds` {settle_s}.",
+        "Kubernetes refuses a deadline that is not longer than that.",
+        "Compare the two with the times of the service.",
+    )
+    place_s = FORGET_S + ANSWER_S
+    t.need(
+        deadline_s >= place_s + LOAD_S,
         "reported-too-soon",
-        f"`progressDeadlineSeconds` is {deadline_s}; an instance may take {LOAD_S} s "
-        f"to load, and {settle_s} s until it counts.",
+        f"`progressDeadlineSeconds` is {deadline_s}; an instance may wait {place_s} s "
+        f"for the place of one that ends, and take {LOAD_S} s to load.",
         "An alarm for each healthy release is one that nobody reads.",
-        "Add up what one instance may take.",
+        "Add up what may pass until an instance is ready.",
     )
     t.need(
         deadline_s <= REPORT_S,
@@ -651,7 +673,7 @@ def _file(text: str) -> str:
             "Two limits, one probe, three times, one image, one pause. Some of them "
             "are not in the file yet.",
             "1 what 30 % of three is, rounded down, beside a surge of 0; 2 who says "
-            "ready; 3 what an instance may take in all; 4 how it ends.",
+            "ready; 3 what may pass until an instance is ready; 4 how it ends.",
         ],
         "too-few-ready": [
             "30 % of 3 is 0.9. In which direction is it rounded, and what does "
@@ -662,7 +684,8 @@ def _file(text: str) -> str:
             "answer, SIGKILL. From where to where goes the grace period?",
         ],
     },
-    not_checked="Whether the service drains as it should after SIGTERM, and whether "
+    not_checked="Whether the service drains as it should after SIGTERM, whether other "
+    "probes leave it the time to load, whether a tag stays where it is, and whether "
     "anybody reads the report.",
     notice="None of these fields judges the version. They keep a release from "
     "hurting by itself; for a bad version there is the alarm, and you.",
@@ -741,9 +764,24 @@ def _file(text: str) -> str:
             patch=(("minReadySeconds: 60\n", ""),),
         ),
         Wrong(
-            "forgets the wait in the deadline",
+            "forgets the wait for a place in the deadline",
             "reported-too-soon",
             patch=(("progressDeadlineSeconds: 300", "progressDeadlineSeconds: 200"),),
+        ),
+        Wrong(
+            "a deadline below the wait",
+            "refused",
+            patch=(("minReadySeconds: 60", "minReadySeconds: 300"),),
+        ),
+        Wrong(
+            "paused",
+            "paused",
+            patch=(("replicas: 3", "replicas: 3\npaused: true"),),
+        ),
+        Wrong(
+            "keeps no old revision",
+            "no-undo",
+            patch=(("replicas: 3", "replicas: 3\nrevisionHistoryLimit: 0"),),
         ),
         Wrong(
             "an hour",
@@ -796,6 +834,10 @@ def _file(text: str) -> str:
                             exec: {{command: [sh, -c, sleep 10]}}
                 """
             ),
+        ),
+        Right(
+            "the time to load, and no more than the wait for a place",
+            patch=(("progressDeadlineSeconds: 300", "progressDeadlineSeconds: 220"),),
         ),
         Right(
             "more patient",
