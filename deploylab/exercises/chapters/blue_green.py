@@ -780,8 +780,7 @@ def _need_switch_order(t: Trial, switch: live.Switch) -> None:
                 "not-drained",
                 f'You stopped the {one.side} side, and `drain("{one.side}")` had not '
                 "been used.",
-                "What it has accepted and not answered is lost, and it was a healthy "
-                "side.",
+                "What it has accepted and not answered is lost with it.",
                 "Between the switch and the stop there is one control more.",
             )
 
