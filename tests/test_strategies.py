@@ -646,6 +646,8 @@ def test_pairs_know_what_one_role_did_alone():
     preview = alike.do(Preview(1000))[-1]
     assert preview.candidate.events["errors"] == preview.stable.events["errors"] > 0
     assert preview.candidate.events["errors alone"] == 0
+    alike.do(Retire(CANDIDATE))  # and then all of them fail
+    assert alike.do(Preview(1000))[-1].candidate.events["errors"] == 1000
     apart = independent.do(Preview(1000))[-1].candidate.events
     assert 0 < apart["errors alone"] < apart["errors"]
 
@@ -707,6 +709,7 @@ def test_services_and_environments_must_be_the_same():
         (lambda: Gate("errors", LIMIT.judge, on="dreams"), "users, preview or mirror"),
         (lambda: Mirror(5), "between 0 and 1, not 5"),
         (lambda: Basic((ONCE,), 5), "asked once"),
+        (lambda: world(0.1, both={"errors": 0.2}), "between 0 and 0.001"),
         (lambda: Rolling(10, gates=(ONCE,)), "asked once"),
         (lambda: BlueGreen(5, (ONCE,)), "asked once"),
         (lambda: Canary((0.1,), 5, (ONCE,)), "asked once"),

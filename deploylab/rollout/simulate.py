@@ -77,6 +77,15 @@ class Simulated:
         self._mirror, self._sticky, self._answered = 0.0, False, 0
         self._died = False
         self._untold: list[Measurement] = []
+        for metric, chance in self.both.items():
+            p, q = (self.rates[role].get(metric, 0.0) for role in (CANDIDATE, STABLE))
+            least, most = max(0.0, p + q - 1), min(p, q)
+            if not least - 1e-9 <= chance <= most + 1e-9:
+                raise ValueError(
+                    f"both roles cannot have {metric} in {chance:g} of the requests: "
+                    f"with rates of {p:g} and {q:g} it is between {least:g} and "
+                    f"{most:g}"
+                )
         if self.population is not None:
             self._places = self.rng.random(self.population)
             self._known = np.zeros(self.population, bool)
@@ -177,7 +186,9 @@ class Simulated:
         for metric in mine.keys() | others.keys():
             p, q = mine.get(metric, 0.0), others.get(metric, 0.0)
             both = self.both.get(metric, p * q)
-            law = (both, p - both, q - both, 1 - p - q + both)
+            if not all(self.instances.values()):
+                both = p * q  # nobody is there, whatever the request
+            law = np.clip((both, p - both, q - both, 1 - p - q + both), 0, 1)
             two, only, other, _ = (int(n) for n in self.rng.multinomial(pairs, law))
             events[CANDIDATE] |= {metric: two + only, f"{metric} alone": only}
             events[STABLE] |= {metric: two + other, f"{metric} alone": other}
