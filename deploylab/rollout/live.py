@@ -176,7 +176,10 @@ class System:
         with self._one_at_a_time():
             environment = Live(self, Path(candidate), ready_s)
             environment.put_in_order()
-            return carry_out(strategy, environment, tell, log_file)
+            try:
+                return carry_out(strategy, environment, tell, log_file)
+            finally:
+                environment.settle()
 
     def processes(self) -> dict[str, list[int]]:
         """Process ids: of the servers of each role, of the router and of the load."""
@@ -291,6 +294,7 @@ def roll_out_services(
             stack.enter_context(system._one_at_a_time())
             environments[name] = Live(system, Path(candidate), _READY_S)
             environments[name].put_in_order()
+            stack.callback(environments[name].settle)
         return carry_out_services(strategy, environments, tell, log_file)
 
 
@@ -398,6 +402,16 @@ class Live:
         else:
             self._secure()
             self._do(Retire(CANDIDATE))
+
+    def settle(self) -> None:
+        """Replace what died in the last moments, when no more step would notice."""
+        system = self.system
+        if system._groups[CANDIDATE] or not system._groups[STABLE]:
+            return  # it is stuck, and somebody must look
+        dead = _living(system._groups[STABLE])[1]
+        if dead or system.router.state == "stopped":
+            with suppress(servers.ServerError, router.RouterError):
+                self._secure()
 
     def _deploy(self, role: str, to: int) -> None:
         """Start what is missing, wait until all are ready, and tell the router."""
