@@ -157,6 +157,12 @@ repair_runbook = order(
             "Ask what the count is to confirm.",
         ),
         Before(
+            "A", "H", "logs-first",
+            "While logs are copied, users go on getting bad answers; and what `v2` "
+            "writes until it is empty is not among them.",
+            "Ask which of the two can wait, as long as no instance is stopped.",
+        ),
+        Before(
             "G", "I", "drained-unseen",
             "If the weight did not take effect, the waiting has no end, and nobody "
             "knows why.",
@@ -180,7 +186,7 @@ repair_runbook = order(
         "time is forgotten: `v2` comes back.",
     },
     example="FCAGIHDB",
-    others=["FDCAGIHB", "FHCAGIBD", "FCHAGDIB"],
+    others=["FDCAGIHB", "FCAHGIBD", "FCAGHDIB"],
     hints={
         "*": [
             "Which two lines do users feel, and what has to be true before each?",
