@@ -264,6 +264,26 @@ def test_the_router_is_killed(running, saved):
     assert running.roll_out(QUICK, saved["v2"]).outcome == "promoted"
 
 
+@pytest.mark.parametrize("victim", ["router", STABLE])
+@pytest.mark.parametrize("what", ["retire", "end"])
+def test_what_dies_in_the_last_moments_is_replaced(running, saved, victim, what):
+    url = running.url
+
+    def strike() -> None:
+        if victim == "router":
+            process, pid = running.router, running.router.processes()[1]
+        else:
+            process = running._groups[victim][0]
+            pid = process.pid
+        kill(pid)
+        eventually(lambda: process.state == "stopped")
+
+    tell = when(what, strike)
+    report = running.roll_out(QUICK, saved["v2-dies-loading"], tell)
+    assert_back_on_v1(running, report)
+    assert running.url == url
+
+
 def test_the_load_generator_is_killed(running, saved):
     tell = when("shift", lambda: kill(running.load.pid))
     report = running.roll_out(QUICK, saved["v2"], tell)

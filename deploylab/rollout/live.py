@@ -309,6 +309,7 @@ class Live:
         self._previewed: list[Measurement] = []
         self._known: set[int] = set()  # users who met the rollout
         self._cut = -math.inf  # when the last outage began
+        self._aborting = False
 
     @property
     def share(self) -> float:
@@ -349,6 +350,7 @@ class Live:
 
     def _do(self, step: Step) -> None:
         system, groups = self.system, self.system._groups
+        self._aborting |= isinstance(step, Abort)
         match step:
             case Deploy(role, to):
                 self._deploy(role, system.instances if to is None else to)
@@ -426,7 +428,7 @@ class Live:
         while len(group) < to:
             group.append(system._start(artifact, wait=False))
         while any(server.state != "ready" for server in group):
-            self._look(load=role == CANDIDATE)
+            self._look()
             if self.now_s > until_s:
                 raise StepFailed(f"it was not ready within {ready_s:g} s")
             time.sleep(_POLL_S)
@@ -499,10 +501,10 @@ class Live:
         n = len(pairs) + unsent
         return [Counts(n, dict(found[role])) for role in (STABLE, CANDIDATE)]
 
-    def _look(self, load: bool = True) -> None:
+    def _look(self) -> None:
         """Raise StepFailed if a process that the rollout needs has ended.
 
-        load: whether it needs the traffic; the way back does not.
+        It needs the traffic to see something; the way back does not.
         """
         system = self.system
         system.router.check()
@@ -513,7 +515,7 @@ class Live:
                 except servers.ServerDied as error:
                     said = str(error).split("\n")[0]
                     raise StepFailed(f"{role}: {said}") from error
-        if load and not system.load.alive:
+        if not self._aborting and not system.load.alive:
             raise StepFailed("the traffic has ended: its generator is gone")
 
     def _secure(self) -> None:
