@@ -362,10 +362,11 @@ def test_a_random_kill_at_a_random_moment_in_full(saved, kind, seed):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pids[-1], signal.SIGKILL)
                 # The last event may be the next; what nobody can know nobody mends.
-                if victim == "router":
-                    eventually(lambda: running.router.state == "stopped")
-                else:
-                    eventually(lambda: pids[-1] not in running.processes()[victim])
+                gone = {
+                    "router": lambda: running.router.state == "stopped",
+                    "load": lambda: not running.load.alive,
+                }.get(victim, lambda: pids[-1] not in running.processes()[victim])
+                eventually(gone)
 
     with system(saved, kind) as running:
         report = running.roll_out(EACH[name], saved[version], tell=tell)
