@@ -670,6 +670,32 @@ def test_a_gap_between_ranges_of_guesses_is_our_fault():
     ended(holed.try_out(70), Status.BROKE, "broke")
 
 
+def test_the_truth_is_computed_once_and_before_the_clock():
+    """What it imports takes seconds in a notebook that has only imported `check`."""
+    computed_by = []
+
+    def truth() -> float:
+        computed_by.append(os.getpid())
+        return 100.0
+
+    slow = prediction(
+        "slow", truth, (0.9, 1.1), [Guess(0, 50, "low", "-", "-")],
+        what="It", unit="ms", hints={"*": ["-"]}, not_checked="-",
+    )  # fmt: skip
+    for _ in range(2):
+        ended(slow.try_out(100), Status.DONE, "")
+    assert computed_by == [os.getpid()]
+
+
+def test_a_check_imports_what_it_needs_before_the_clock():
+    loaded = []
+    early = replace(add, prepare=lambda: loaded.append(os.getpid()))
+    ended(early.try_out(...), Status.NOT_STARTED, "not-started")
+    assert loaded == []
+    ended(early.try_out(solution), Status.DONE, "")
+    assert loaded == [os.getpid()]
+
+
 # Progress
 
 

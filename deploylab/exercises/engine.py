@@ -103,6 +103,7 @@ class Exercise:
     limit_s: float = LIMIT_S
     memory_bytes: int | None = sandbox.MEMORY_BYTES
     live: bool = False
+    prepare: Callable[[], Any] | None = None
 
     @property
     def label(self) -> str:
@@ -140,6 +141,8 @@ class Exercise:
             run, more = sandbox.here, {}
             if apart:
                 run, more = sandbox.apart, {"memory_bytes": self.memory_bytes}
+            if self.prepare is not None:  # its time is ours, not the answer's
+                self.prepare()
             answer = run(
                 lambda say: self._work(Trial(self, thing, seed, say)),
                 self.limit_s,
@@ -369,6 +372,7 @@ def exercise(
     limit_s: float = LIMIT_S,
     memory_bytes: int | None = sandbox.MEMORY_BYTES,
     live: bool = False,
+    prepare: Callable[[], Any] | None = None,
 ) -> Callable[[Callable[[Trial], None]], Exercise]:
     """Make a check function into the exercise of its name.
 
@@ -384,6 +388,7 @@ def exercise(
     limit_s: seconds that the check may take. memory_bytes: what it may use beyond
     the memory in use; None for one that starts processes.
     live: whether the check starts processes; its gates then run once per answer.
+    prepare: called before the check's time begins, to import what it needs.
     """
 
     def make(check: Callable[[Trial], None]) -> Exercise:
@@ -403,6 +408,7 @@ def exercise(
             limit_s=limit_s,
             memory_bytes=memory_bytes,
             live=live,
+            prepare=prepare,
         )
 
     return make

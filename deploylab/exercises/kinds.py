@@ -6,6 +6,7 @@ content implies (every wrong option, every broken order) are made with it.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections.abc import Callable
@@ -242,11 +243,14 @@ def prediction(
 ) -> Exercise:
     """Commit to a number, then learn what is true and what the guess resembles.
 
-    truth: computes the true value, in ``unit``. tolerance: the lowest and highest
+    truth: computes the true value, in ``unit``, once and before the check's time
+    begins. tolerance: the lowest and highest
     guess that pass, as multiples of the truth. guesses: what is said by range of the
     guess; they must cover all other numbers. what: what is predicted, as the
     sentence "... is 3.1 ms" begins.
     """
+
+    known = functools.cache(truth)
 
     def check(t: Trial) -> None:
         try:
@@ -258,7 +262,7 @@ def prediction(
                 "Only a number can turn out to be far away.",
                 f"Give one number, in {unit}, without quotation marks.",
             )
-        true = truth()
+        true = known()
         told = f"{what} is {true:,.4g} {unit}; you said {guess:,.6g}."
         low, high = tolerance
         if low * true <= guess <= high * true:
@@ -285,6 +289,7 @@ def prediction(
         content=repr((tolerance, guesses)) + inspect.getsource(truth),
     )  # fmt: skip
     made.limit_s = limit_s
+    made.prepare = known
     return made
 
 

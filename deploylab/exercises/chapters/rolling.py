@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import textwrap
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,15 @@ def _wave(t: Trial, *case: int) -> tuple[tuple[int, int], str]:
             patch=(("instances + surge - old)", "new + surge)"),),
         ),
         Wrong(
+            "exchanges as many as a wave has",
+            "one-for-one",
+            source="""
+            def next_wave(instances, surge, unavailable, old, new):
+                wave = min(surge + unavailable, old, instances - new)
+                return old - wave, new + wave
+            """,
+        ),
+        Wrong(
             "returns new, old",
             "turned-round",
             patch=(("return old, new", "return new, old"),),
@@ -255,6 +265,13 @@ def next_wave(t: Trial) -> None:
         "The update takes more waves, and with a surge of 0 it never begins.",
         "Step 1 makes room. How many are there when step 2 begins, and how many may "
         "be?",
+    )
+    t.need(
+        (old, new) != (7, 3),
+        "one-for-one",
+        f"{said}: 10 are ready, and 9 have to be.",
+        "An old instance that nobody needs any more keeps a place from the next wave.",
+        "Three come, and more than three may go. Count for step 3 who is ready then.",
     )
     t.need(
         (old, new) != (3, 6),
@@ -404,6 +421,7 @@ FIELDS = {
     ),
     "`lifecycle`": "preStop postStart",
     "`preStop`": "sleep exec",
+    "`sleep`": "seconds",
 }
 
 
@@ -421,12 +439,16 @@ def _part(t: Trial, thing: Any, where: str) -> dict[str, Any]:
     known = FIELDS[where].split()
     for name in thing:
         near = difflib.get_close_matches(str(name), known, n=1)
+        do = f"Did you mean `{near[0]}`?" if near else "Look at where it belongs."
+        for other, names in FIELDS.items():
+            if name in names.split():
+                do = f"It belongs into {other}. Move it there."
         t.need(
             name in known,
             "unknown-field",
             f"`{show(name, 40)}` is no field of {where}, as far as this check knows.",
             "A cluster refuses it at best; at worst it drops it without a word.",
-            f"Did you mean `{near[0]}`?" if near else "Look at where it belongs.",
+            do,
         )
     return thing
 
@@ -634,8 +656,16 @@ def _check_end(t: Trial, pod: dict[str, Any], container: dict[str, Any]) -> None
     life = _part(t, container.get("lifecycle"), "`lifecycle`")
     stop = _part(t, life.get("preStop"), "`preStop`")
     pause_s = 0
-    if isinstance(stop.get("sleep"), dict):
-        pause_s = _seconds(t, stop["sleep"], "seconds", 0)
+    sleep = stop.get("sleep", {})
+    t.need(
+        isinstance(sleep, dict),
+        "not-a-mapping",
+        f"`sleep` is `{show(sleep, 20)}`; Kubernetes wants its seconds by name.",
+        "A cluster refuses the manifest.",
+        "Write `sleep: {seconds: ...}`.",
+    )
+    if "sleep" in stop:
+        pause_s = _seconds(t, _part(t, sleep, "`sleep`"), "seconds", 0)
     elif isinstance(stop.get("exec"), dict):
         command = " ".join(map(str, stop["exec"].get("command") or ()))
         found = re.search(r"\bsleep (\d{1,6})\b", command)
@@ -648,11 +678,12 @@ def _check_end(t: Trial, pod: dict[str, Any], container: dict[str, Any]) -> None
         "Let an instance that is to go serve on for a while, before SIGTERM.",
     )
     grace_s = _seconds(t, pod, "terminationGracePeriodSeconds", 30)
+    left = f"{grace_s - pause_s} s are" if grace_s > pause_s else "no time is"
     t.need(
         grace_s >= pause_s + ANSWER_S,
         "killed",
         f"`terminationGracePeriodSeconds` is {grace_s}. It counts from the beginning "
-        f"of `preStop`, so {grace_s - pause_s} s are left after SIGTERM.",
+        f"of `preStop`, so {left} left after SIGTERM.",
         "What is not answered by then is cut off.",
         "Add up the pause and the time for the last answers.",
     )
@@ -667,6 +698,7 @@ def _file(text: str) -> str:
 @exercise(
     kind="configuration",
     starting="6020f322fc7ebfb7",
+    prepare=lambda: [import_module(name) for name in ("yaml", "deploylab.rollout")],
     hints={
         "*": [
             "Go through the promises one by one: which field keeps each of them?",
@@ -810,6 +842,24 @@ def _file(text: str) -> str:
             "the time of the last answers alone",
             "killed",
             patch=(("PeriodSeconds: 40", "PeriodSeconds: 30"),),
+        ),
+        Wrong(
+            "a pause longer than the grace period",
+            "killed",
+            patch=(("{seconds: 5}", "{seconds: 60}"),),
+        ),
+        Wrong(
+            "a pause without its name",
+            "not-a-mapping",
+            patch=(("sleep: {seconds: 5}", "sleep: 5"),),
+        ),
+        Wrong(
+            "the grace period beside the replicas",
+            "unknown-field",
+            patch=(
+                ("    terminationGracePeriodSeconds: 40\n", ""),
+                ("replicas: 3", "replicas: 3\nterminationGracePeriodSeconds: 40"),
+            ),
         ),
     ],
     also_right=[
