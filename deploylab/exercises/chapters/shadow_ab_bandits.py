@@ -706,8 +706,8 @@ def thompson_step(t: Trial) -> None:
     t.need(
         not unlike,
         "another-chance",
-        "With nothing known, your function was asked twice with equal generators, "
-        "and gave two answers.",
+        "With nothing known, asked twice with equal generators, your function gave "
+        "`stable` the one time and `candidate` the other.",
         "A decision that cannot be repeated cannot be looked into afterwards.",
         "Take every draw from `rng`.",
     )
