@@ -39,7 +39,8 @@ unseen_by_shadow = choice(
     },
     hints={
         "*": [
-            "Which of the seven change nothing in an answer, a status or a time?",
+            "Which of the seven change nothing in an answer, a status or a time? And "
+            "of those that do: who would tell the gate?",
             "A gate needs an event and somebody who tells of it. For a mistaken answer "
             "that is a user who was let through to the page.",
             "For each letter: 1 does it show in the answer to a copy? 2 within 20,000 "
@@ -326,7 +327,7 @@ def _users() -> float:
 how_many_users = prediction(
     "how_many_users",
     _users,
-    (0.8, 2.0),
+    (0.8, 1.5),
     [
         Guess(
             float("-inf"), 0, "no-users",
@@ -357,8 +358,19 @@ how_many_users = prediction(
             "Ask for a power of 80 %, not for a good chance.",
         ),
         Guess(
-            4_690, 50_000, "more-than-enough",
+            8_700, 11_000, "more-than-enough",
             "That is enough for smaller differences too, at the price of time.",
+            "Put your numbers into the rough formula once.",
+        ),
+        Guess(
+            11_000, 12_500, "both-together",
+            "As the number for both sides together that is right. If it is meant for "
+            "each, the test takes twice as long as it needs.",
+            "Ask of your number: one side, or both?",
+        ),
+        Guess(
+            12_500, 50_000, "far-more-than-enough",
+            "That is enough for much smaller differences too, at the price of time.",
             "Put your numbers into the rough formula once.",
         ),
         Guess(
@@ -474,6 +486,9 @@ def _case(known: dict[str, dict[str, int]]) -> str:
         "greedy": [
             "Run the example twice with two generators. Does the answer ever change?",
         ],
+        "another-chance": [
+            "Which call in your function draws without being given `rng`?",
+        ],
     },
     not_checked="Whether labels come as soon for both versions. If the mistakes of one "
     "come late, its labelled requests flatter it, and this step believes them.",
@@ -572,6 +587,16 @@ def _case(known: dict[str, dict[str, int]]) -> str:
             "a generator of its own",
             "always-the-same",
             patch=(("rng.beta(", "np.random.default_rng(3).beta("),),
+        ),
+        Wrong(
+            "NumPy's common generator",
+            "another-chance",
+            patch=(("rng.beta(", "np.random.beta("),),
+        ),
+        Wrong(
+            "a new generator each time",
+            "another-chance",
+            patch=(("rng.beta(", "np.random.default_rng().beta("),),
         ),
         Wrong(
             "a name that nobody has",
@@ -673,3 +698,17 @@ def thompson_step(t: Trial) -> None:
             "the other.",
         )
     t.good("each gets as much as its chance of being the better one")
+    # Fair coins agree in all of 40 pairs of calls less than once in 10 ** 12.
+    unlike = sum(
+        _picked(t, nothing, seed) != _picked(t, nothing, seed)
+        for seed in t.rng.integers(2**32, size=40).tolist()
+    )
+    t.need(
+        not unlike,
+        "another-chance",
+        "With nothing known, asked twice with equal generators, your function gave "
+        "`stable` the one time and `candidate` the other.",
+        "A decision that cannot be repeated cannot be looked into afterwards.",
+        "Take every draw from `rng`.",
+    )
+    t.good("equal generators give equal decisions")
