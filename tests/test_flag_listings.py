@@ -58,6 +58,13 @@ def test_a_growing_share_takes_no_user_back(flagged):
     assert flagged('{"share": 0.1}') == having[1]
 
 
+@pytest.mark.parametrize(
+    "share", ["40", "-0.1", "1.0001", "NaN", "Infinity", "1" + 400 * "0"]
+)
+def test_a_share_outside_0_to_1_is_off(flagged, share):
+    assert flagged(f'{{"share": {share}}}') == set()
+
+
 @pytest.mark.parametrize("text", [None, "", "{oops", "[]", "{}", '{"share": null}'])
 def test_a_flag_that_cannot_be_read_is_off(flagged, text):
     assert flagged(text) == set()

@@ -43,8 +43,9 @@ def place(user: str) -> float:
 
 
 def share_of(flag: Path) -> float:
-    """The share in the file; if it cannot be read, nobody gets the new model."""
+    """The share in the file; if that is none, nobody gets the new model."""
     try:
-        return float(json.loads(flag.read_text())["share"])
-    except (OSError, ValueError, KeyError, TypeError):
+        share = float(json.loads(flag.read_text())["share"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return 0.0
+    return share if 0 <= share <= 1 else 0.0

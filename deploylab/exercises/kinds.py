@@ -47,11 +47,12 @@ def choice(
     hints: dict[str, list[str]],
     not_checked: str,
     notice: str = "",
+    left_out: str = "An option left out is a case that nobody looks after.",
 ) -> Exercise:
     """Choose one letter, or several where several options are right.
 
     The finding of a letter that does not belong is ``chose-<letter>``, of one that
-    is missing ``missed-<letter>``.
+    is missing ``missed-<letter>``. left_out: why it matters that one is missing.
     """
     right = "".join(letter for letter, option in options.items() if option.right)
     several = len(right) > 1
@@ -77,7 +78,7 @@ def choice(
                 letter in chosen,
                 f"missed-{letter}",
                 f"You chose {_listed(chosen)}, and at least one more belongs to them.",
-                "An option left out is a case that nobody looks after.",
+                left_out,
                 "Go through the options that you left out, one by one.",
             )
         if not several:
@@ -131,14 +132,22 @@ def order(
     hints: dict[str, list[str]],
     not_checked: str,
     notice: str = "",
+    noun: str = "line",
+    left_out: tuple[str, str] = (
+        "A step that is in nobody's list is done by nobody.",
+        "Look for the step whose effect you take for granted.",
+    ),
+    missed: dict[str, tuple[str, str]] | None = None,
 ) -> Exercise:
     """Put lines in order; any order that keeps all of ``before`` is right.
 
     distractors: letters of lines that do not belong, each with the reason (finding
     ``distractor-<letter>``). example: a right order, from which wrong ones are made.
-    others: further right orders.
+    others: further right orders. noun: what a line is called. left_out: why it matters
+    that one is missing, and what to try next; missed: the same for single letters
+    (finding ``missed-<letter>``) that are the only one missing.
     """
-    distractors = distractors or {}
+    distractors, missed = distractors or {}, missed or {}
     known = {**lines, **distractors}
 
     def check(t: Trial) -> None:
@@ -147,21 +156,20 @@ def order(
             if letter in distractors:
                 t.stop(
                     f"distractor-{letter}",
-                    f"Line `{letter}` is in your order.",
+                    f"{noun.capitalize()} `{letter}` is in your order.",
                     distractors[letter],
-                    "Leave that line out.",
+                    f"Leave that {noun} out.",
                 )
-        t.good("no line that does not belong")
+        t.good(f"no {noun} that does not belong")
         missing = [letter for letter in lines if letter not in chosen]
-        t.need(
-            not missing,
-            "line-missing",
-            f"Your order `{' '.join(chosen)}` has {len(chosen)} lines of the "
-            f"{len(lines)} that are needed.",
-            "A step that is in nobody's list is done by nobody.",
-            "Look for the step whose effect you take for granted.",
+        has = (
+            f"Your order `{' '.join(chosen)}` has {len(chosen)} {noun}s of the "
+            f"{len(lines)} that are needed."
         )
-        t.good("every line that is needed")
+        if len(missing) == 1 and missing[0] in missed:
+            t.stop(f"missed-{missing[0]}", has, *missed[missing[0]])
+        t.need(not missing, "line-missing", has, *left_out)
+        t.good(f"every {noun} that is needed")
         place = {letter: chosen.index(letter) for letter in lines}
         for rule in before:
             t.need(
@@ -178,7 +186,12 @@ def order(
         )
         for letter in distractors
     ]
-    wrong.append(Wrong("a line short", "line-missing", source=_answer(example[:-1])))
+    short = next(letter for letter in reversed(example) if letter not in missed)
+    shorter = {short: ("a line short", "line-missing")} | {
+        letter: (f"leaves out {letter}", f"missed-{letter}") for letter in missed
+    }
+    for letter, (what, id) in shorter.items():
+        wrong.append(Wrong(what, id, source=_answer(example.replace(letter, ""))))
     wrong.append(Wrong("a letter that is none", "unknown", source=_answer("?")))
     for rule in before:
         broken = _breaking(rule, before, example)
@@ -351,8 +364,12 @@ def words(
     )  # fmt: skip
 
 
-def letters(t: Trial, known: dict) -> list[str]:
-    """The letters of an answer such as "b d", "BD" or "b, d"; all must be known."""
+def letters(t: Trial, known: dict, example: str = "") -> list[str]:
+    """The letters of an answer such as "b d", "BD" or "b, d"; all must be known.
+
+    example: what an answer looks like, if not like the first letter.
+    """
+    example = f"`{example}`" if example else f"`{show(next(iter(known)))}`"
     t.need(
         len(t.thing) <= 100,
         "unknown",
@@ -370,7 +387,7 @@ def letters(t: Trial, known: dict) -> list[str]:
         f"`{show(t.thing)}` has no meaning here. The letters are "
         f"{_listed(sorted(known))}.",
         "",
-        f"Answer with letters from the list, such as `{show(next(iter(known)))}`.",
+        f"Answer with letters from the list, such as {example}.",
     )
     t.need(
         all(one != other for one, other in pairwise(sorted(chosen))),

@@ -339,6 +339,7 @@ read_glance = choice(
     not_checked="Whether your own service would give the same table.",
     notice="None of the six is about which strategy is best. The table has no such "
     "column.",
+    left_out="A statement that the table bears out and that nobody reads is lost.",
 )
 
 
@@ -398,4 +399,16 @@ order_exposed = order(
     "then the stages and waves after the first one count too.",
     notice="Six names, and what decides is one number: the share at the time when the "
     "fault shows.",
+    noun="release",
+    left_out=(
+        "A release that is not in the list cannot be compared with any other.",
+        "Leave out only the one that has no gate.",
+    ),
+    missed={
+        "E": (
+            "None is a number too: a release that reaches no user is the one to beat.",
+            "Ask how many users' requests a shadow answers, and where that number "
+            "stands among the others.",
+        ),
+    },
 )  # fmt: skip

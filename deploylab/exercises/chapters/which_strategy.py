@@ -11,7 +11,7 @@ from deploylab.exercises.kinds import Before, letters, order
 
 STRATEGIES = {
     "a": "canary",
-    "b": "recreate",
+    "b": "basic",
     "c": "shadow",
     "d": "flag",
     "e": "blue/green",
@@ -60,12 +60,12 @@ NOT_FOR_3 = {
     wrong=[
         Wrong("canary for little traffic", "case-1", source='answer = "a c e b d"'),
         Wrong("switch for little traffic", "case-1", source='answer = "e a c b d"'),
-        Wrong("recreate for little traffic", "case-1", source='answer = "b a e c d"'),
+        Wrong("basic for little traffic", "case-1", source='answer = "b a e c d"'),
         Wrong("flag for little traffic", "case-1", source='answer = "d a e b c"'),
         Wrong("switch for much traffic", "case-2", source='answer = "c e a b d"'),
-        Wrong("recreate for much traffic", "case-2", source='answer = "c b e a d"'),
+        Wrong("basic for much traffic", "case-2", source='answer = "c b e a d"'),
         Wrong("flag for much traffic", "case-2", source='answer = "c d e b a"'),
-        Wrong("recreate without outage", "case-3", source='answer = "c a b e d"'),
+        Wrong("basic without outage", "case-3", source='answer = "c a b e d"'),
         Wrong("flag over one table", "case-3", source='answer = "c a d b e"'),
         Wrong("flag on a full machine", "case-4", source='answer = "c a e d b"'),
         Wrong("four letters", "not-five", source='answer = "c a e b"'),
@@ -76,7 +76,7 @@ NOT_FOR_3 = {
 )
 def five_cases(t: Trial) -> None:
     """Match five cases with five strategies."""
-    chosen = letters(t, STRATEGIES)
+    chosen = letters(t, STRATEGIES, example="a b c d e")
     t.need(
         len(chosen) == len(STRATEGIES),
         "not-five",
@@ -116,7 +116,7 @@ def five_cases(t: Trial) -> None:
         "Both models would have to be loaded, and the GPU holds one.",
         "An outage costs nothing at night: which strategy is paid for with one?",
     )
-    t.good("case 4, recreate: no room for two, and nobody there to miss it")
+    t.good("case 4, basic: no room for two, and nobody there to miss it")
     t.good("case 5, flag: customers are chosen by name, and changed within a request")
 
 
@@ -157,6 +157,12 @@ repair_runbook = order(
             "Ask what the count is to confirm.",
         ),
         Before(
+            "A", "D", "list-too-short",
+            "`v2` goes on answering, so the list is out of date before it is sent; and "
+            "whoever sends it is not at the router.",
+            "Ask when `v2` gives its last answer, and put the list after that.",
+        ),
+        Before(
             "A", "H", "logs-first",
             "While logs are copied, users go on getting bad answers; and what `v2` "
             "writes until it is empty is not among them.",
@@ -186,7 +192,7 @@ repair_runbook = order(
         "time is forgotten: `v2` comes back.",
     },
     example="FCAGIHDB",
-    others=["FDCAGIHB", "FCAHGIBD", "FCAGHDIB"],
+    others=["FCADGIHB", "FCAHGIBD", "FCAGHDIB"],
     hints={
         "*": [
             "Which two lines do users feel, and what has to be true before each?",
@@ -194,7 +200,7 @@ repair_runbook = order(
             "capacity goes. Between the two somebody looks.",
             "1 decide, 2 make the old version large enough, 3 move the traffic, "
             "4 see that it has moved, 5 empty the bad side, 6 save what you need of "
-            "it, 7 stop it.",
+            "it, 7 tell those who have its answers, 8 stop it.",
         ],
         "line-missing": [
             "Is it a decision, a machine, the traffic, a look, or a record?",
@@ -216,6 +222,10 @@ def _another_process() -> Iterator[None]:
         yield
     finally:
         builtins.hash = usual
+
+
+#: So many that one place in 256 is hardly missed (a chance of 1e-4).
+MANY = 2_400
 
 
 def _having(t: Trial, share: float, flag: str = "v2", n: int = 120) -> set[str]:
@@ -294,6 +304,23 @@ def _having(t: Trial, share: float, flag: str = "v2", n: int = 120) -> set[str]:
             def flag_on(user, share, flag):
                 place = sha256(f"{flag}:{user}".encode()).digest()[0] // 16
                 return place < round(16 * share)
+            """,
+        ),
+        Wrong(
+            "a hundred buckets",
+            "coarse",
+            source="""
+            def flag_on(user, share, flag):
+                digest = sha256(f"{flag}:{user}".encode()).digest()
+                return int.from_bytes(digest[:8], "big") % 100 < 100 * share
+            """,
+        ),
+        Wrong(
+            "a byte divided by the largest one",
+            "one-is-not-everybody",
+            source="""
+            def flag_on(user, share, flag):
+                return sha256(f"{flag}:{user}".encode()).digest()[0] / 255 < share
             """,
         ),
         Wrong(
@@ -387,7 +414,7 @@ def flag_on(t: Trial) -> None:
         "A rollout that is to reach a fifth, or a half, reaches another part.",
         "Follow one user: between which numbers does the place lie, and the share?",
     )
-    nobody, everybody = _having(t, 0.0), _having(t, 1.0)
+    nobody, everybody = _having(t, 0.0), _having(t, 1.0, n=MANY)
     t.need(
         not nobody,
         "zero-is-not-nobody",
@@ -396,9 +423,9 @@ def flag_on(t: Trial) -> None:
         "Look at your comparison, at the lowest place that there is.",
     )
     t.need(
-        len(everybody) == 120,
+        len(everybody) == MANY,
         "one-is-not-everybody",
-        f"At a share of 1, {120 - len(everybody)} of 120 users do not have it.",
+        f"At a share of 1, {MANY - len(everybody):,} of {MANY:,} users do not have it.",
         "Some users stay on a version that nobody looks after any more.",
         "Look at your comparison, at the highest place that there is.",
     )
@@ -420,6 +447,14 @@ def flag_on(t: Trial) -> None:
         "coarse",
         "At a share of 0.03, not one of 500 users has the flag.",
         "A rollout that begins with few users then begins with nobody.",
+        "Use more of the digest, so that there are more places.",
+    )
+    few = _having(t, 0.001, n=MANY)
+    t.need(
+        len(few) <= 13,
+        "coarse",
+        f"At a share of 0.001, {len(few):,} of {MANY:,} users have the flag.",
+        "A rollout that is to begin with one user in a thousand begins with many more.",
         "Use more of the digest, so that there are more places.",
     )
     other = _having(t, 0.2, flag="another")
