@@ -293,6 +293,12 @@ def test_the_last_instance_is_watched_too():
     assert run(one, size=1, candidate=BAD).reason == "a gate failed"
 
 
+@pytest.mark.parametrize("one", [Canary((0.1,), 5, ()), Shadow(0.5, 5, ())])
+def test_a_strategy_that_compares_does_not_pass_what_nobody_judged(one):
+    assert run(one).reason == "the gates came to no conclusion"
+    assert run(replace(one, on_doubt="go on")).outcome != "aborted"
+
+
 @pytest.mark.parametrize("way", [Rolling(7), Rolling(11), Rolling(10, 0, 1)])
 def test_gates_are_not_waited_for_without_time_to_watch(way):
     slow = Gate("errors", Threshold(0.02, window_s=60))

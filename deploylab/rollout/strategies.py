@@ -156,7 +156,7 @@ class Canary(_Plan):
         until_s = state.since_s + self.bakes_s[self._stage(state.share)]
         if state.now_s < until_s:
             return Bake(until_s)
-        if abort := _unproved(self.gates, verdict, self.on_doubt):
+        if abort := _unproved(verdict, self.on_doubt):
             return abort
         larger = self.shares[self._stage(state.share) + 1 :]
         return self._shift(larger[0] if larger else 1.0)
@@ -227,7 +227,7 @@ class BlueGreen(_Plan):
             return way_out(state)
         if state.now_s < state.since_s + self.keep_s:
             return Bake(state.since_s + self.keep_s)
-        return _unproved(self.gates, verdict) or way_out(state)
+        return (self.gates and _unproved(verdict)) or way_out(state)
 
 
 @dataclass(frozen=True)
@@ -267,7 +267,7 @@ class Basic(_Plan):
             return Abort("a gate failed", at_once=False)
         if state.now_s < state.since_s + self.bake_s:
             return Bake(state.since_s + self.bake_s)
-        return _unproved(self.gates, verdict, at_once=False) or Promote()
+        return (self.gates and _unproved(verdict, at_once=False)) or Promote()
 
     def _back(self, state: State) -> Step:
         if state.share == 0 and CANDIDATE not in state.retired:
@@ -338,7 +338,7 @@ class Rolling(_Plan):
                 # There was nobody left to wait beside.
                 if state.now_s < until_s:
                     return Bake(until_s)
-                step = _unproved(self.gates, verdict, at_once=False)
+                step = _unproved(verdict, at_once=False) if self.gates else None
             return step or Promote()
         if state.share == 0 and CANDIDATE not in state.retired:
             return way_back(state)
@@ -359,7 +359,7 @@ class Rolling(_Plan):
                     return Shift(TrafficSplit(even))
                 if state.now_s < state.since_s + self.min_ready_s:
                     return Bake(state.since_s + self.min_ready_s)
-                if abort := _unproved(self.gates, verdict, at_once=False):
+                if self.gates and (abort := _unproved(verdict, at_once=False)):
                     return abort
             return Shift(TrafficSplit(share))
         if going > left:
@@ -426,7 +426,7 @@ class Shadow(_Plan):
             return Abort("a gate failed")
         if state.now_s < state.since_s + self.bake_s:
             return Bake(state.since_s + self.bake_s)
-        return _unproved(self.gates, verdict, self.on_doubt) or Mirror(0.0)
+        return _unproved(verdict, self.on_doubt) or Mirror(0.0)
 
 
 @dataclass(frozen=True)
@@ -678,15 +678,12 @@ def _is_final(strategy: Strategy, step: Step, state: State) -> bool:
 
 
 def _unproved(
-    gates: Sequence[Gate],
-    verdict: Verdict,
-    on_doubt: str = "abort",
-    at_once: bool = True,
+    verdict: Verdict, on_doubt: str = "abort", at_once: bool = True
 ) -> Abort | None:
     """The abort of a version that came through without having been judged."""
-    if gates and verdict is Verdict.ERROR:
+    if verdict is Verdict.ERROR:
         return Abort("there is no data to judge by", at_once)
-    if gates and verdict is Verdict.INCONCLUSIVE and on_doubt == "abort":
+    if verdict is Verdict.INCONCLUSIVE and on_doubt == "abort":
         return Abort("the gates came to no conclusion", at_once)
     return None
 
