@@ -100,6 +100,36 @@ def test_clean_book_is_green_again_and_again(book, run):
         assert "Score the model" not in html
 
 
+MEETING = """\
+import pathlib, time
+mine, other = (pathlib.Path({folder!r}) / name for name in {names!r})
+mine.touch()
+until = time.monotonic() + {patience_s}
+while not other.exists() and time.monotonic() < until:
+    time.sleep(0.01)
+met = other.exists()
+if not {meet}:
+    mine.unlink()
+assert met == {meet}
+"""
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_page_that_runs_alone_meets_no_other(book, run, tmp_path, alone):
+    """Each page waits for the other: side by side they meet, and alone they cannot."""
+    names = ("score", "serve")
+    given = {"folder": str(tmp_path), "patience_s": 2 if alone else 60}
+    for mine, other in (names, names[::-1]):
+        code = MEETING.format(names=(mine, other), meet=not alone, **given)
+        cell = f"```{{code-cell}} ipython3\n:tags: [live]\n\n{code}```\n"
+        if alone:
+            cell = cell.replace("[live]", "[live, alone]")
+        page = book / "book" / f"{mine}.md"
+        page.write_text(page.read_text("utf-8") + "\n" + cell, "utf-8")
+    code, said = run(book, "--execute-only", "--jobs", "2")
+    assert code == 0, said
+
+
 def live_output(root: Path) -> int:
     """The time in nanoseconds that the last chapter shows."""
     html = (root / "_build" / "html" / "book" / "serve.html").read_text("utf-8")

@@ -88,7 +88,7 @@ def execute_pages(
     cache: bool,
     report: Callable[[Execution], None],
 ) -> list[Execution]:
-    """Execute pages, ``jobs`` at a time, then those with live cells one by one.
+    """Execute pages, ``jobs`` at a time, then those that run alone, one by one.
 
     ``build`` marks every process started. Without ``cache`` nothing is read from
     ``_build/executed/`` or written there. Each result is reported as it comes; all
@@ -101,8 +101,10 @@ def execute_pages(
     waiting = [page for page in pages if page not in known_pages and page.cells]
     if waiting:
         warm_fonts()
-    quiet = [page for page in waiting if not page.is_live]
-    live = [page for page in waiting if page.is_live]
+    # The longest first, or the last one runs with nobody beside it.
+    waiting.sort(key=lambda page: -len(page.cells))
+    together = [page for page in waiting if not page.is_alone]
+    alone = [page for page in waiting if page.is_alone]
     stop = threading.Event()
 
     def run(page: Page) -> Execution:
@@ -110,7 +112,7 @@ def execute_pages(
             return Execution(page, page.notebook)
         return execute_page(page, build=build, timeout_s=timeout_s)
 
-    for group, workers in ((quiet, jobs), (live, 1)):
+    for group, workers in ((together, jobs), (alone, 1)):
         with ThreadPoolExecutor(workers) as pool:
             try:
                 for future in as_completed([pool.submit(run, p) for p in group]):

@@ -144,9 +144,9 @@ class Page:
         ]
 
     @property
-    def is_live(self) -> bool:
-        """Whether a cell is tagged ``live``: processes, time, traffic."""
-        return any("live" in cell.tags for cell in self.cells)
+    def is_alone(self) -> bool:
+        """Whether a cell is tagged ``alone``, and another page would disturb it."""
+        return any("alone" in cell.tags for cell in self.cells)
 
     @cached_property
     def parts(self) -> list[Directive | Role]:
