@@ -284,6 +284,32 @@ def test_what_dies_in_the_last_moments_is_replaced(running, saved, victim, what)
     assert running.url == url
 
 
+@pytest.mark.parametrize("order", ["set_group", "set_split"])
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_a_router_that_refuses_an_order_ends_it(
+    running, saved, monkeypatch, order, for_ever
+):
+    """Once, and the way back goes by it; for ever, and another takes its place."""
+    refusing, url, refused = running.router, running.url, []
+    obey = getattr(refusing, order)
+
+    def refuse(*arguments) -> None:
+        if refused and not for_ever:
+            return obey(*arguments)
+        refused.append(arguments)
+        raise router.RouterError("refused, says the test")
+
+    def strike() -> None:
+        monkeypatch.setattr(refusing, order, refuse)
+
+    tell = when("begin" if order == "set_group" else "deploy", strike)
+    report = running.roll_out(QUICK, saved["v2"], tell)
+    assert_back_on_v1(running, report)
+    assert report.reason == "refused, says the test"
+    assert (running.router is refusing) == (not for_ever)
+    assert running.url == url
+
+
 def test_the_load_generator_is_killed(running, saved):
     tell = when("shift", lambda: kill(running.load.pid))
     report = running.roll_out(QUICK, saved["v2"], tell)
