@@ -1060,6 +1060,7 @@ class Switch(_Operated):
         self.active = "blue"
         self.runs = {"blue"}
         self._since: list[Any] = []  # what users met since the last switch
+        self._promoted = False  # then the router calls the green side stable
 
     # -- the controls
 
@@ -1160,6 +1161,7 @@ class Switch(_Operated):
                 # For the next switch it is the blue one, if it lives.
                 with contextlib.suppress(StepFailed):
                     self._environment.do(model.Promote())
+                    self._promoted, self._since = True, []
         self.runs.discard(side)
         self._note("stop", side)
 
@@ -1181,8 +1183,8 @@ class Switch(_Operated):
 
     def _seen(self) -> tuple[int, int]:
         """Requests and errors of the active side since the last switch."""
-        share = 1.0 if self.active == "green" else 0.0
-        role = "candidate" if self.active == "green" else "stable"
+        on_trial = self.active == "green" and not self._promoted
+        share, role = (1.0, "candidate") if on_trial else (0.0, "stable")
         here = [m for m in self._since if m.share == share and m.of == "users"]
         return sum(getattr(m, role).requests for m in here), _errors(here, role)
 

@@ -36,7 +36,7 @@ from deploylab.rollout.model import (
     Verdict,
     worst,
 )
-from deploylab.rollout.strategies import MultiService, Strategy
+from deploylab.rollout.strategies import MultiService, Strategy, gone
 
 #: So many steps may fail on the way back before somebody must look.
 MENDS = 3
@@ -294,7 +294,7 @@ def carry_out_services(
     except BaseException as error:
         with _undisturbed():
             # If one cannot go back any more, the others must not either.
-            on = any(one.gone for one in rollouts.values())
+            on = any(gone(one.strategy, one.state) for one in rollouts.values())
             for rollout in reversed(rollouts.values()):
                 why = f"{type(error).__name__}: {error}".rstrip(": ")
                 rollout.give_up(why, on=on)
@@ -396,12 +396,6 @@ class _Rollout:
                     "verdict", of=gate.metric, verdict=now.verdict.value, why=now.why
                 )
         return worst(verdicts)
-
-    @property
-    def gone(self) -> bool:
-        """Whether there is no old version any more to go back to."""
-        whole = self.strategy.keeps_stable
-        return self.state.promoted or (whole and STABLE not in self.state.ready)
 
     def do(self, step: Step) -> None:
         """Do a step, or abort if it fails; what only tidies up may fail."""

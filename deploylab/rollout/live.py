@@ -458,7 +458,7 @@ class Live:
         )
 
     def _ask(self, group: Sequence[servers.Server], rows: np.ndarray) -> list[Said]:
-        """Each instance gets every so-manieth row, as fast as users ask them all."""
+        """Deal the rows out to the instances in turn, as fast as users send theirs."""
         system = self.system
         records = system._rows.to_dict("records")
         times_s = np.arange(len(rows)) / system.rate_per_s
@@ -543,10 +543,10 @@ class Live:
     def _start_stable(self, number: int) -> list[servers.Server]:
         """Start so many together, or none: if one fails, its error follows."""
         system = self.system
-        fresh = [
-            system._start(system.stable, wait=False) for _ in range(max(0, number))
-        ]
+        fresh: list[servers.Server] = []
         try:
+            for _ in range(number):
+                fresh.append(system._start(system.stable, wait=False))
             for server in fresh:
                 server.wait_ready(_READY_S)
                 _warm(server, system._rows)

@@ -607,10 +607,13 @@ class MultiService:
         if not self.services:
             raise ValueError("name at least one service, and its strategy")
 
-    def too_late(self, states: Mapping[str, State]) -> bool:
-        """Whether one has let its old version go, so that all must go on."""
-        return any(
-            self._gone(name, states[name])
+    def next(
+        self, states: Mapping[str, State], verdicts: Mapping[str, Verdict]
+    ) -> tuple[str, Step]:
+        """Which service makes a step, and which; an End only once all can end."""
+        # Once one has let its old version go, all go on.
+        too_late = any(
+            gone(strategy, states[name])
             or (
                 strategy.keeps_stable
                 and states[name].share == 1
@@ -618,17 +621,6 @@ class MultiService:
             )
             for name, strategy in self.services.items()
         )
-
-    def _gone(self, name: str, state: State) -> bool:
-        """Whether a service has no old version any more."""
-        whole = self.services[name].keeps_stable
-        return state.promoted or (whole and STABLE not in state.ready)
-
-    def next(
-        self, states: Mapping[str, State], verdicts: Mapping[str, Verdict]
-    ) -> tuple[str, Step]:
-        """Which service makes a step, and which; an End only once all can end."""
-        too_late = self.too_late(states)
         steps = {
             name: strategy.next(
                 states[name], Verdict.SUCCESSFUL if too_late else verdicts[name]
@@ -643,7 +635,7 @@ class MultiService:
         if given_up:
             order = list(reversed(self.services))
             for name in order:
-                if self._gone(name, states[name]):
+                if gone(self.services[name], states[name]):
                     continue  # it has nothing to go back to
                 if not states[name].aborting:
                     if isinstance(steps[name], Abort):
@@ -668,6 +660,11 @@ class MultiService:
             if not isinstance(steps[name], End):
                 return name, steps[name]
         return order[0], steps[order[0]]
+
+
+def gone(strategy: Strategy, state: State) -> bool:
+    """Whether there is no old version any more to go back to."""
+    return state.promoted or (strategy.keeps_stable and STABLE not in state.ready)
 
 
 def _is_final(strategy: Strategy, step: Step, state: State) -> bool:
