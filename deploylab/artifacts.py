@@ -92,14 +92,20 @@ class Scorer:
 
 
 def save(
-    version: Any, folder: str | Path, format: str = "onnx", *, model: Any = None
+    version: Any,
+    folder: str | Path,
+    format: str = "onnx",
+    *,
+    model: Any = None,
+    exported: bytes | None = None,
 ) -> Artifact:
     """Write a version's model to `folder` and describe it; nothing half-written stays.
 
     `version` is a `deploylab.phishing.Version`; `model` its fitted estimator (fitted
-    now when left out). An artifact that the folder held is replaced whole: the manifest
-    is written last and names the model file. Save each version that is in use into a
-    folder of its own, since a running server reads its folder again when it restarts.
+    now when left out), and `exported` that model as `to_onnx_bytes` gives it. An
+    artifact that the folder held is replaced whole: the manifest is written last and
+    names the model file. Save each version that is in use into a folder of its own,
+    since a running server reads its folder again when it restarts.
 
     Raises `ArtifactError` when the format is unknown, the model does not take the
     contract's features, or the disk does not take the file; what was in the folder
@@ -116,10 +122,10 @@ def save(
             f"the model was fitted to {model.n_features_in_} features, the contract of "
             f"{version.name} has {n_features}; pass the model that belongs to it"
         )
-    payload = _DUMP[format](model, n_features)
     # A skops file differs in its bytes on every save; the ONNX export does not, and
     # so it stands for the model in the version's digest, whatever the format here.
-    exported = payload if format == "onnx" else to_onnx_bytes(model, n_features)
+    exported = exported or to_onnx_bytes(model, n_features)
+    payload = exported if format == "onnx" else _DUMP[format](model)
     sha256 = hashlib.sha256(payload).hexdigest()
     manifest = {
         "version": version.name,
@@ -269,13 +275,13 @@ def onnx_session(payload: bytes) -> Any:
     )
 
 
-def _dump_pickle(model: Any, _: int) -> bytes:
+def _dump_pickle(model: Any) -> bytes:
     import pickle
 
     return pickle.dumps(model, protocol=5)
 
 
-def _dump_joblib(model: Any, _: int) -> bytes:
+def _dump_joblib(model: Any) -> bytes:
     import joblib
 
     buffer = io.BytesIO()
@@ -283,17 +289,16 @@ def _dump_joblib(model: Any, _: int) -> bytes:
     return buffer.getvalue()
 
 
-def _dump_skops(model: Any, _: int) -> bytes:
+def _dump_skops(model: Any) -> bytes:
     import skops.io
 
     return skops.io.dumps(model)
 
 
-_DUMP: Mapping[str, Callable[[Any, int], bytes]] = {
+_DUMP: Mapping[str, Callable[[Any], bytes]] = {
     "pickle": _dump_pickle,
     "joblib": _dump_joblib,
     "skops": _dump_skops,
-    "onnx": to_onnx_bytes,
 }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -23,7 +23,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from deploylab import ROOT
+from deploylab import ROOT, artifacts
 from deploylab.contract import Contract, Feature
 
 __all__ = [
@@ -206,6 +206,28 @@ def version(name: str) -> Version:
         raise UnknownVersion(
             f"there is no version {name!r}; the cast is {known}"
         ) from None
+
+
+def save(names: Iterable[str], folder: str | Path) -> dict[str, Path]:
+    """Save these versions, each into a folder of its own; the folders, by name.
+
+    Versions that differ in their faults alone have one model: it is fitted and exported
+    once. `UnknownVersion` names the versions there are, before anything is written.
+    """
+    models: dict[tuple, tuple[ClassifierMixin, bytes]] = {}
+    saved = {}
+    for one in [version(name) for name in names]:
+        alike = (one.make_model, one.contract)
+        if alike not in models:
+            model = one.fit()
+            exported = artifacts.to_onnx_bytes(model, len(one.contract.features))
+            models[alike] = model, exported
+        model, exported = models[alike]
+        kept = artifacts.save(
+            one, Path(folder) / one.name, model=model, exported=exported
+        )
+        saved[one.name] = kept.folder
+    return saved
 
 
 def train(name: str) -> ClassifierMixin:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from deploylab import phishing
+from deploylab import artifacts, phishing
 from deploylab.phishing import CONTRACT, CONTRACT_V3, LABEL, VERSIONS
 
 
@@ -92,3 +92,27 @@ def test_the_code_digest_sees_the_service_and_the_faults(tmp_path):
     before = v2.code_digest(service)
     service.write_text("two")
     assert v2.code_digest(service) != before
+
+
+def test_saved_together_and_saved_alone_are_the_same_versions(tmp_path, monkeypatch):
+    """What differs in faults alone has one model, fitted and exported once."""
+    names, fits = ["v1", "v2", "v2-skewed", "v3-contract"], []
+    plain = phishing.Version.fit
+
+    def fit(version, rows=None):
+        fits.append(version.name)
+        return plain(version, rows)
+
+    alone = {
+        name: artifacts.save(VERSIONS[name], tmp_path / f"a/{name}") for name in names
+    }
+    monkeypatch.setattr(phishing.Version, "fit", fit)
+    together = phishing.save(names, tmp_path / "b")
+    assert list(together) == names
+    assert fits == ["v1", "v2", "v3-contract"]
+    for name, folder in together.items():
+        assert artifacts.read(folder).digest == alone[name].digest
+        assert artifacts.load(folder).artifact.version == name
+    with pytest.raises(phishing.UnknownVersion, match="v2-skewed"):
+        phishing.save(["v1", "v9"], tmp_path / "c")
+    assert not (tmp_path / "c").exists()

@@ -25,7 +25,7 @@ import psutil
 import pytest
 import requests
 
-from deploylab import artifacts, load, phishing, router
+from deploylab import load, phishing, router
 from deploylab.rollout import (
     BlueGreen,
     Canary,
@@ -58,10 +58,7 @@ QUICK = Canary((0.2, 0.5), 1.0, (gate(),))
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("versions")
-    return {
-        name: artifacts.save(phishing.version(name), folder / name).folder
-        for name in NAMES
-    }
+    return phishing.save(NAMES, folder)
 
 
 @pytest.fixture(scope="module", params=["python", "haproxy"])

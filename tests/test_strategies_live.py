@@ -22,7 +22,7 @@ import pytest
 import requests
 from scipy import stats
 
-from deploylab import artifacts, phishing, router
+from deploylab import phishing, router
 from deploylab.rollout import (
     AB,
     Bandit,
@@ -99,10 +99,7 @@ QUICK = {
 def saved(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("versions")
     names = ("v1", "v2", "v2-flaky", "v2-dies-loading", "v2-dies-serving")
-    return {
-        name: artifacts.save(phishing.version(name), folder / name).folder
-        for name in names
-    }
+    return phishing.save(names, folder)
 
 
 @pytest.fixture(scope="module", params=["python", "haproxy"])

@@ -144,6 +144,11 @@ class Page:
         ]
 
     @property
+    def live_cells(self) -> int:
+        """How many cells are tagged ``live``: processes, time, traffic."""
+        return sum("live" in cell.tags for cell in self.cells)
+
+    @property
     def is_alone(self) -> bool:
         """Whether a cell is tagged ``alone``, and another page would disturb it."""
         return any("alone" in cell.tags for cell in self.cells)
