@@ -101,9 +101,8 @@ def execute_pages(
     waiting = [page for page in pages if page not in known_pages and page.cells]
     if waiting:
         warm_fonts()
-    # Those with the most live cells, which take long, come first: otherwise the last
-    # page would run with nobody beside it.
-    waiting.sort(key=lambda page: -page.live_cells)
+    # The longest first, or the last one would run with nobody beside it.
+    waiting.sort(key=lambda page: -page.weight)
     together = [page for page in waiting if not page.is_alone]
     alone = [page for page in waiting if page.is_alone]
     stop = threading.Event()

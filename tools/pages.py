@@ -144,9 +144,10 @@ class Page:
         ]
 
     @property
-    def live_cells(self) -> int:
-        """How many cells are tagged ``live``: processes, time, traffic."""
-        return sum("live" in cell.tags for cell in self.cells)
+    def weight(self) -> int:
+        """How long it is likely to run: lines of code, and 20 for each live cell."""
+        lines = sum(len(cell.source.splitlines()) for cell in self.cells)
+        return lines + 20 * sum("live" in cell.tags for cell in self.cells)
 
     @property
     def is_alone(self) -> bool:

@@ -740,7 +740,18 @@ class Canaries:
         version = dataclasses.replace(
             phishing.version("v1"), faults=self.faults.get(name, {})
         )
-        return artifacts.save(version, self._folder / name).folder
+        model, exported = self._fitted
+        folder = self._folder / name
+        return artifacts.save(version, folder, model=model, exported=exported).folder
+
+    @functools.cached_property
+    def _fitted(self) -> tuple[Any, bytes]:
+        """The model of all these versions, and its export."""
+        from deploylab import phishing
+
+        v1 = phishing.version("v1")
+        model = v1.fit()
+        return model, artifacts.to_onnx_bytes(model, len(v1.contract.features))
 
     @functools.cached_property
     def system(self) -> Any:

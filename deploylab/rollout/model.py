@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 from typing import Any, Protocol
 
 #: The two roles of a rollout: what serves now, and what may come to serve.
@@ -177,10 +178,6 @@ class Counts:
     users: int = 0
     user_events: Mapping[str, int] = field(default_factory=dict)
 
-    def of_users(self) -> Counts:
-        """The same, with each user's first request in place of all requests."""
-        return Counts(self.users, self.user_events)
-
     def __add__(self, other: Counts) -> Counts:
         return Counts(
             self.requests + other.requests,
@@ -214,6 +211,13 @@ class Measurement:
     stable: Counts
     candidate: Counts
     of: str = USERS
+
+    @cached_property
+    def first_of_users(self) -> Measurement:
+        """The same, with each user's first request in place of all requests."""
+        stable = Counts(self.stable.users, self.stable.user_events)
+        candidate = Counts(self.candidate.users, self.candidate.user_events)
+        return replace(self, stable=stable, candidate=candidate)
 
 
 @dataclass(frozen=True)
@@ -260,14 +264,7 @@ class Gate:
         """
         mine = [one for one in measurements if one.of == self.on]
         if self.unit == "user":
-            mine = [
-                replace(
-                    one,
-                    stable=one.stable.of_users(),
-                    candidate=one.candidate.of_users(),
-                )
-                for one in mine
-            ]
+            mine = [one.first_of_users for one in mine]
         if not any(one.candidate.requests for one in mine):
             return Judgement(Verdict.ERROR, f"no {self.unit} of the candidate's")
         return self.judge.judge(self.metric, mine)
