@@ -91,6 +91,7 @@ QUICK = {
     # Without one request in a stage there is no data: a chance of 2e-9 at 0.4.
     "Canary": Canary((0.4, 0.6), 0.5, (ERRORS,), on_doubt="go on"),
     "Shadow": Shadow(0.5, 1.0, (ERRORS,), on_doubt="go on"),
+    "AB": AB(30, ERRORS, 10),
     "Bandit": Bandit("errors", 0.5, 1.0, enough=0.501),
 }
 
@@ -339,6 +340,29 @@ def test_rollouts_to_and_fro_lose_no_request_in_full(saved, kind, name):
             assert lost <= stats.poisson.isf(1e-8, rate * outage_s)
         else:
             assert rows.empty, rows.to_string()
+
+
+@pytest.mark.soak
+def test_services_to_and_fro_lose_no_request_in_full(saved, kind):
+    """100,000 requests to two services that change versions together."""
+    names = ("features", "model")
+    strategy, turns, sent = MultiService(dict.fromkeys(names, QUICK["BlueGreen"])), 0, 0
+    with (
+        system(saved, kind, instances=1) as features,
+        system(saved, kind, instances=1) as model,
+    ):
+        while sent < 100_000 and turns < 3000:
+            version = saved[("v2", "v1")[turns % 2]]
+            candidates = {"features": (features, version), "model": (model, version)}
+            reports = live.roll_out_services(strategy, candidates, lambda _: None)
+            assert [broken(report) for report in reports.values()] == [[], []]
+            assert [report.outcome for report in reports.values()] == ["promoted"] * 2
+            turns += 1
+            sent = sum(len(one.frame()) for one in (features, model))
+        rows = [failed(one) for one in (features, model)]
+    print(f"two services {kind}: {sum(map(len, rows))} of {sent} in {turns} turns")
+    assert sent >= 100_000
+    assert all(one.empty for one in rows), rows
 
 
 @pytest.mark.soak
