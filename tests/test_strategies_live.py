@@ -316,6 +316,7 @@ def test_services_go_back_together(saved, kind):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", QUICK)
 def test_rollouts_to_and_fro_lose_no_request_in_full(saved, kind, name):
     """100,000 requests across switches; a recreate loses what its outages cost."""
@@ -343,6 +344,7 @@ def test_rollouts_to_and_fro_lose_no_request_in_full(saved, kind, name):
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(3600)
 def test_services_to_and_fro_lose_no_request_in_full(saved, kind):
     """100,000 requests to two services that change versions together."""
     names = ("features", "model")
