@@ -260,6 +260,18 @@ class Worker(gthread.ThreadWorker):
             conn.close = lambda graceful=False: None
         return kept
 
+    def _keepalive_after(self, conn: gthread.TConn, keepalive: bool) -> bool:
+        """Whether the connection is kept, which its answer has promised by now.
+
+        gunicorn gives what is left of the body the time above, and asks the clock
+        before it looks whether anything is left: a thread that does not run for so
+        long breaks the promise, and the client's next request gets no answer. Where
+        something is left, `_close_after_answer` has promised nothing.
+        """
+        if not keepalive:
+            return False
+        return bool(conn.parser.finish_body(deadline=time.monotonic() + 5))
+
     def run(self) -> None:
         """Serve until told to end, then finish what was begun."""
         self.owes_answers[0] = 1

@@ -1536,3 +1536,23 @@ def test_servers_come_and_go_a_hundred_times(mark: Mark):
         del server
         gc.collect()
         gone(mark, port)
+
+
+def test_a_thread_that_pauses_does_not_break_the_promise_to_keep_a_connection():
+    """Between an answer and the look at what is left of its body."""
+    from gunicorn.workers import gthread
+
+    from deploylab import worker
+
+    class Parser:
+        def finish_body(self, deadline: float) -> bool:
+            time.sleep(2 * gthread.DEFAULT_WORKER_DATA_TIMEOUT)
+            return time.monotonic() < deadline
+
+    class Connection:
+        parser = Parser()
+
+    theirs = gthread.ThreadWorker._keepalive_after
+    assert not theirs(None, Connection(), True)
+    assert worker.Worker._keepalive_after(None, Connection(), True)
+    assert not worker.Worker._keepalive_after(None, Connection(), False)
