@@ -89,8 +89,7 @@ class Threshold:
             if one.share == 0:
                 continue
             late = one.share != share and one.to_s <= seen_s
-            if one.to_s > seen_s:
-                seen_s = one.to_s
+            seen_s = max(seen_s, one.to_s)
             if one.share != share and not late:
                 share, start, requests, events = one.share, None, 0, 0
                 yield share, 0, 0
