@@ -20,13 +20,15 @@ import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from deploylab import servers, traffic
 from deploylab.router_process import ERROR_HEADER, SHARE_HEADER
+
+if TYPE_CHECKING:  # a process that only sends is there sooner without it
+    import pandas as pd
 
 #: Longest time that one load goes on, in seconds.
 LONGEST_S = 3600.0
@@ -75,7 +77,7 @@ class Load:
         skew: float = 0.0,
         timeout_s: float = 5.0,
     ) -> None:
-        if isinstance(rows, pd.DataFrame):
+        if hasattr(rows, "to_dict"):  # a DataFrame
             rows = rows.to_dict("records")
         if not rate_per_s >= 0:
             raise ValueError(f"rate_per_s is requests a second, not {rate_per_s}")

@@ -9,6 +9,8 @@ another. Latency counts from that time, so a server that stalls is charged for
 everybody who had to wait, and not just for the one request it was working on.
 """
 
+from __future__ import annotations
+
 import asyncio
 import ipaddress
 import json
@@ -18,12 +20,14 @@ import threading
 from collections import Counter
 from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:  # a process that only sends is there sooner without it
+    import pandas as pd
 
 # Carries the user's id; a router that keeps a user on one version reads it.
 USER_HEADER = "X-User"
@@ -86,7 +90,7 @@ def bodies(
 
     They are encoded here, before the run, and equal rows share their bytes.
     """
-    if isinstance(rows, pd.DataFrame):
+    if hasattr(rows, "to_dict"):  # a DataFrame
         rows = rows.to_dict("records")
     encoded = [json.dumps(row, allow_nan=False).encode() for row in rows]
     return [encoded[i] for i in rng.integers(len(encoded), size=n)]
@@ -185,6 +189,8 @@ def summary(frame: pd.DataFrame) -> pd.Series:
     against the latencies, the run says more about this machine than about the
     server, or all connections were busy with a server that had stalled.
     """
+    import pandas as pd
+
     answered = frame["status"] > 0
     ok = frame["status"].between(200, 299)
     quantiles = [0.5, 0.95, 0.99]
@@ -261,6 +267,8 @@ class _Records:
         """Nothing more will happen to this request."""
 
     def frame(self, plan: Plan, timeout_s: float) -> pd.DataFrame:
+        import pandas as pd
+
         scheduled_s = np.asarray(plan.scheduled_s, dtype=float)
         waited_s = self.finished_s - scheduled_s
         unanswered_s = np.maximum(waited_s, timeout_s)
@@ -389,6 +397,8 @@ def capacity(
         )
     )
     if failures:
+        import pandas as pd
+
         frame = pd.DataFrame(failures, columns=["status", "error", "body"])
         status, error, body = failures[0]
         raise TrafficFailed(

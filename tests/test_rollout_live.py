@@ -20,6 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -36,7 +37,14 @@ from deploylab.rollout import (
     predict,
 )
 from deploylab.rollout.invariants import broken
-from deploylab.rollout.model import CANDIDATE, STABLE, Event
+from deploylab.rollout.model import (
+    CANDIDATE,
+    STABLE,
+    Bake,
+    Event,
+    Shift,
+    TrafficSplit,
+)
 
 pytestmark = pytest.mark.slow
 NAMES = ("v1", "v2", "v2-flaky", "v2-slow", "v2-dies-loading", "v2-dies-serving")
@@ -132,6 +140,34 @@ def eventually(condition: Callable[[], object], bound_s: float = 30) -> None:
 
 
 # -- good and bad versions ---------------------------------------------------------
+
+
+def test_a_share_has_no_traffic_before_it_was_in_force():
+    """A request may be drawn long after it was sent: the sender has only queued it."""
+    answers: list[load.Answer] = []
+    splits = SimpleNamespace(split=TrafficSplit(0.0), can_mirror=False)
+    splits.check = lambda: None
+    splits.set_split = lambda split: setattr(splits, "split", split)
+    system = SimpleNamespace(
+        collect=lambda: answers,
+        router=splits,
+        load=SimpleNamespace(alive=True),
+        tick_s=0.0,
+        _groups={STABLE: [], CANDIDATE: []},
+        _events=lambda answer: set(),
+    )
+    environment = live.Live(system, Path(), 1.0)
+    sent_s = time.monotonic()
+    environment.do(Bake(0.0))
+    deployed_s = environment.now_s
+    environment.do(Shift(TrafficSplit(0.5)))
+    environment.do(Shift(TrafficSplit(1.0)))
+    late = (0, 0, sent_s, time.monotonic(), 0.1, 200, CANDIDATE, 0.5, 0.9, False)
+    answers.append(load.Answer(*late))
+    seen = environment.do(Bake(0.0))
+    (half,) = [one for one in seen if one.share == 0.5]
+    assert half.candidate.requests == 1
+    assert deployed_s <= half.from_s <= half.to_s
 
 
 def test_a_good_version_is_promoted_and_the_next_one_begins_from_it(running, saved):

@@ -971,10 +971,16 @@ def test_nothing_is_left_of_descriptors_and_files(mark: Mark, tmp_path: Path):
 
 
 def test_a_full_disk_costs_the_log_and_nothing_else(
-    mark: Mark, monkeypatch: pytest.MonkeyPatch
+    mark: Mark, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
+    full = Path("/dev/full")  # a container need not have it
+    refuses = tmp_path / "refuses"
+    refuses.touch()
+
     def on_a_full_disk(**_) -> io.FileIO:
-        return open("/dev/full", "r+b", buffering=0)
+        if full.exists():
+            return open(full, "r+b", buffering=0)  # every write: ENOSPC
+        return open(refuses, "rb", buffering=0)  # every write: EBADF
 
     monkeypatch.setattr(servers.tempfile, "TemporaryFile", on_a_full_disk)
     with tiny("at_once", mark, workers=2) as server:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 import requests
@@ -350,8 +351,8 @@ def test_services_to_and_fro_lose_no_request_in_full(saved, kind):
     names = ("features", "model")
     strategy, turns, sent = MultiService(dict.fromkeys(names, QUICK["BlueGreen"])), 0, 0
     with (
-        system(saved, kind, instances=1) as features,
-        system(saved, kind, instances=1) as model,
+        system(saved, kind, instances=1, rate_per_s=60) as features,
+        system(saved, kind, instances=1, rate_per_s=60) as model,
     ):
         while sent < 100_000 and turns < 3000:
             version = saved[("v2", "v1")[turns % 2]]
@@ -364,7 +365,7 @@ def test_services_to_and_fro_lose_no_request_in_full(saved, kind):
         rows = [failed(one) for one in (features, model)]
     print(f"two services {kind}: {sum(map(len, rows))} of {sent} in {turns} turns")
     assert sent >= 100_000
-    assert all(one.empty for one in rows), rows
+    assert all(one.empty for one in rows), "\n".join(map(pd.DataFrame.to_string, rows))
 
 
 @pytest.mark.soak

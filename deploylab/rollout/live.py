@@ -309,6 +309,7 @@ class Live:
         self._previewed: list[Measurement] = []
         self._known: set[int] = set()  # users who met the rollout
         self._cut = -math.inf  # when the last outage began
+        self._first_s: dict[float, float] = {}  # since when a share was in force
         self._aborting = False
 
     @property
@@ -339,7 +340,9 @@ class Live:
             seen = self._take(share)
             self._try(step)
             return seen
+        from_s = self.now_s
         self._try(step)
+        self._first_s.setdefault(self._share_in_force, from_s)
         return self._take(share)
 
     def _try(self, step: Step) -> None:
@@ -656,6 +659,8 @@ class Live:
                 found_first[window, answer.role].update(these)
             if window != now:
                 sent_s = min(answer.sent_s - self._began, from_s)
+                # On a busy machine it is drawn later than it is sent.
+                sent_s = max(sent_s, self._first_s.get(drawn, 0.0))
                 began[window] = min(began.get(window, sent_s), sent_s)
         return apart + [
             Measurement(
