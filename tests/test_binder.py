@@ -40,7 +40,7 @@ KERNEL = "ipykernel"
 # What builds or tests the book. A notebook that needs one of them says so in
 # pyproject.toml first.
 NOT_FOR_NOTEBOOKS = (
-    "sphinx jupyter-book myst-nb myst-parser jupyter-cache sphinx-exercise mlflow "
+    "sphinx jupyter-book myst-nb myst-parser jupyter-cache sphinx-exercise "
     "jupyterlab pytest playwright jupyter-repo2docker"
 ).split()
 
