@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist loadgroup
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: book
 book:  ## execute every page and build the book into _build/html
@@ -48,6 +48,20 @@ soak:  ## run the tests with the full counts (long: weekly in CI)
 bench:  ## measure, and print ratios taken in one run
 	@$(TEST_ENVIRONMENT)
 	@$(PY) -m pytest -s -m bench $(ARGS)
+
+.PHONY: extras-formats
+extras-formats:  ## run every model format in its own environment (Java, gcc, node; 2 GB)
+	@$(TEST_ENVIRONMENT)
+	@$(MAKE) --no-print-directory $(FORMATS:%=extras/formats/%/.venv/done)
+	cd extras/formats/node && npm ci --ignore-scripts --no-audit --no-fund
+	$(PY) extras/formats/run.py
+
+FORMATS := $(patsubst extras/formats/%/requirements.txt,%,$(wildcard extras/formats/*/requirements.txt))
+
+extras/formats/%/.venv/done: extras/formats/%/requirements.txt
+	.venv/bin/uv venv -q --clear --python $(PY) $(@D)
+	.venv/bin/uv pip sync -q --python $(@D)/bin/python $<
+	touch $@
 
 .PHONY: notebooks
 notebooks:  ## write the student notebooks into notebooks/; what you wrote there stays

@@ -43,6 +43,8 @@ __all__ = [
 #: Format -> ending of the model file. Those in `RUNS_CODE` execute code when loaded.
 FORMATS = {"pickle": "pkl", "joblib": "joblib", "skops": "skops", "onnx": "onnx"}
 RUNS_CODE = frozenset({"pickle", "joblib"})
+#: A larger model file is refused before it is read: it would fill memory first.
+LIMIT_BYTES = 256 * 2**20
 #: ONNX operator sets the book exports to; fixed, so that a build is repeatable.
 OPSETS = {"": 21, "ai.onnx.ml": 3}
 
@@ -201,13 +203,17 @@ def read(folder: str | Path) -> Artifact:
     return artifact
 
 
-def load(folder: str | Path, trust: str | None = None) -> Scorer:
+def load(
+    folder: str | Path, trust: str | None = None, *, limit_bytes: int = LIMIT_BYTES
+) -> Scorer:
     """The model in `folder`, ready to score.
 
     The file's SHA-256 is compared with the manifest's before anything is parsed
-    (`CorruptArtifact`). Pickle and joblib run code that the file chooses, so they are
-    loaded only when `trust` is the expected SHA-256, obtained from somewhere other than
-    this folder (`UntrustedArtifact`).
+    (`CorruptArtifact`). `trust` is the expected SHA-256, obtained from somewhere other
+    than this folder: pickle and joblib run code that the file chooses, so they are
+    loaded only with it, and where it is given, no other file is loaded in any format
+    (`UntrustedArtifact`). A file of more than `limit_bytes` is refused unread, and so
+    is an ONNX model that keeps numbers in further files, which no digest covers.
     """
     artifact = read(folder)
     if artifact.format not in FORMATS:
@@ -216,12 +222,20 @@ def load(folder: str | Path, trust: str | None = None) -> Scorer:
             f"are {', '.join(FORMATS)}"
         )
     try:
-        payload = artifact.file.read_bytes()
+        with artifact.file.open("rb") as file:
+            too_large = os.fstat(file.fileno()).st_size > limit_bytes
+            payload = b"" if too_large else file.read()
     except OSError as error:
         raise CorruptArtifact(
             f"the model file {artifact.file} cannot be read: {error.strerror}; fetch "
             "the artifact again"
         ) from error
+    if too_large:
+        raise CorruptArtifact(
+            f"{artifact.file} has {artifact.size_kib / 1024:,.1f} MiB, and the limit "
+            f"is {limit_bytes / 2**20:,.1f} MiB; if the model is meant to be that "
+            "large, raise `limit_bytes`"
+        )
     found = hashlib.sha256(payload).hexdigest()
     if found != artifact.sha256:
         raise CorruptArtifact(
@@ -236,6 +250,12 @@ def load(folder: str | Path, trust: str | None = None) -> Scorer:
             f"whatever code it holds; {why}. Take the SHA-256 from the place that "
             "built the model, not from this folder, and pass it as `trust`; or ask "
             "for an ONNX or skops artifact"
+        )
+    if trust not in (None, found):
+        raise UntrustedArtifact(
+            f"{artifact.file} holds {artifact.version} with SHA-256 {found[:12]}..., "
+            f"and {trust[:12]}... was asked for; fetch the artifact that the digest "
+            "belongs to, or ask for this one"
         )
     try:
         return Scorer(artifact, _LOAD[artifact.format](payload))
@@ -270,6 +290,11 @@ def onnx_session(payload: bytes) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # A model given as bytes may name further files, looked for from the working folder
+    # on. Nothing can be in this one, so every such model is refused.
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", os.devnull
+    )
     return onnxruntime.InferenceSession(
         payload, options, providers=["CPUExecutionProvider"]
     )
@@ -331,7 +356,15 @@ def _load_skops(payload: bytes) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def _load_onnx(payload: bytes) -> Callable[[np.ndarray], np.ndarray]:
-    session = onnx_session(payload)
+    try:
+        session = onnx_session(payload)
+    except Exception as error:
+        if "External data" not in str(error):
+            raise
+        raise UntrustedArtifact(
+            "the model keeps numbers in another file, which no digest covers; export "
+            "it again with everything in one file"
+        ) from error
     name = session.get_inputs()[0].name
 
     def predict_proba(rows: np.ndarray) -> np.ndarray:

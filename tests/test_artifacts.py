@@ -259,3 +259,104 @@ def test_a_manifest_cannot_name_a_file_elsewhere(models, tmp_path):
     path = tmp_path / "a" / "manifest.json"
     path.write_text(path.read_text().replace('"file": "', '"file": "../../'))
     assert artifacts.read(tmp_path / "a").file.parent == tmp_path / "a"
+
+
+@pytest.mark.parametrize("format", ["onnx", "skops"])
+def test_a_whole_folder_exchanged_is_refused_where_a_digest_was_asked_for(
+    format, models, tmp_path
+):
+    """File and manifest of v1 agree with each other; it is v2 that was wanted."""
+    wanted = artifacts.save(VERSIONS["v2"], tmp_path, format, model=models["v2"])
+    artifacts.save(VERSIONS["v1"], tmp_path, format, model=models["v1"])
+    assert artifacts.load(tmp_path).artifact.version == "v1"
+    with pytest.raises(artifacts.UntrustedArtifact, match=r"holds v1 .*was asked for"):
+        artifacts.load(tmp_path, trust=wanted.sha256)
+
+
+def planted(folder, payload, models):
+    """An ONNX artifact whose file is these bytes, and whose manifest says so."""
+    saved = artifacts.save(VERSIONS["v1"], folder, model=models["v1"])
+    saved.file.write_bytes(payload)
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["sha256"] = artifacts.hashlib.sha256(payload).hexdigest()
+    path.write_text(json.dumps(manifest))
+
+
+def test_a_file_above_the_limit_is_refused_unread(models, tmp_path):
+    """The file is sparse: it takes no room, and reading it whole would."""
+    saved = artifacts.save(VERSIONS["v1"], tmp_path, model=models["v1"])
+    with saved.file.open("r+b") as file:
+        file.truncate(4 * 2**40)
+    with pytest.raises(artifacts.CorruptArtifact, match=r"limit is 256\.0 MiB"):
+        artifacts.load(tmp_path)
+
+
+def test_the_limit_is_the_callers(models, tmp_path):
+    saved = artifacts.save(VERSIONS["v1"], tmp_path, model=models["v1"])
+    size = saved.file.stat().st_size
+    artifacts.load(tmp_path, limit_bytes=size)
+    with pytest.raises(artifacts.CorruptArtifact, match="raise `limit_bytes`"):
+        artifacts.load(tmp_path, limit_bytes=size - 1)
+
+
+def moved_outside(payload, location, beside):
+    """The model with a first step whose numbers are in another file, `location`."""
+    import onnx
+    from onnx.external_data_helper import set_external_data
+
+    model = onnx.load_from_string(payload)
+    tensor = onnx.numpy_helper.from_array(np.zeros(8, np.float32), "shift")
+    beside.write_bytes(tensor.raw_data)
+    set_external_data(tensor, location, offset=0, length=32)
+    tensor.ClearField("raw_data")
+    model.graph.initializer.append(tensor)
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            if name == "features":
+                node.input[place] = "moved"
+    add = onnx.helper.make_node("Add", ["features", "shift"], ["moved"])
+    model.graph.node.insert(0, add)
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("location", ["{absolute}", "../{name}", "{name}"])
+def test_onnx_with_numbers_in_another_file_is_refused(
+    location, models, tmp_path, monkeypatch
+):
+    """Outside its folder, and beside the file as well: no digest covers either."""
+    import onnxruntime
+
+    away = tmp_path / "elsewhere"
+    away.mkdir()
+    beside = (tmp_path if ".." in location else away) / "numbers.bin"
+    location = location.format(absolute=beside, name=beside.name)
+    payload = artifacts.to_onnx_bytes(models["v1"], 8)
+    payload = moved_outside(payload, location, beside)
+    planted(tmp_path / "model", payload, models)
+    monkeypatch.chdir(away)
+    with pytest.raises(artifacts.UntrustedArtifact, match="in another file"):
+        artifacts.load(tmp_path / "model")
+    if location == beside.name:
+        plain = away / "plain.onnx"
+        plain.write_bytes(payload)
+        assert onnxruntime.InferenceSession(plain), "the plant must work elsewhere"
+
+
+def test_onnx_of_an_operator_set_that_does_not_exist_is_refused(models, tmp_path):
+    import onnx
+
+    model = onnx.load_from_string(artifacts.to_onnx_bytes(models["v1"], 8))
+    model.opset_import[0].version = 99
+    planted(tmp_path, model.SerializeToString(), models)
+    with pytest.raises(artifacts.ArtifactError, match="compare library versions"):
+        artifacts.load(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [0.5, 0.9, 0.999])
+def test_onnx_that_was_cut_before_it_was_described_is_refused(cut, models, tmp_path):
+    """The digest fits, because it was taken of the cut file."""
+    payload = artifacts.to_onnx_bytes(models["v2"], 8)
+    planted(tmp_path, payload[: int(cut * len(payload))], models)
+    with pytest.raises(artifacts.ArtifactError, match="does not load here"):
+        artifacts.load(tmp_path)

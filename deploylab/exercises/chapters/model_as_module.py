@@ -20,6 +20,7 @@ import numpy as np
 
 from deploylab.exercises import sandbox
 from deploylab.exercises.engine import Found, Right, Trial, Wrong, exercise, show
+from deploylab.exercises.kinds import Option, choice
 
 #: Seconds for the student's function, and for what a fresh process does with its
 #: files. Only these are short: how long that process takes to start and to import its
@@ -1635,3 +1636,467 @@ def raw_record(t: Trial) -> dict[str, Any]:
         if (form := forms[t.rng.integers(len(forms))]) is not ABSENT:
             record[name] = form
     return record
+
+
+which_format = choice(
+    "which_format",
+    {
+        "a": Option(
+            True,
+            "what can read the file decides, and parity is proved where it is read",
+        ),
+        "b": Option(
+            False,
+            "A pickle holds names, and in five years the code behind them is another, "
+            "or gone. A safe place keeps the bytes, not the libraries.",
+            "For each case, ask what has to be there when the file is read.",
+        ),
+        "c": Option(
+            True,
+            "the same locked libraries on both sides, and a digest from elsewhere: "
+            "what a pickle needs, it has",
+        ),
+        "d": Option(
+            False,
+            "Loading runs the stranger's code on your laptop, with your rights and "
+            "your credentials. Whether a server scores later does not matter.",
+            "For each case, ask who made the file, and what loading does.",
+        ),
+        "e": Option(
+            True, "source code needs a compiler and nothing else, and can be read"
+        ),
+        "f": Option(
+            False,
+            "A conversion that says nothing may have cut the numbers. Near 1.7 billion "
+            "32 bits tell apart what is 128 seconds apart.",
+            "For each case, ask what has been proved about the exported file.",
+        ),
+    },
+    hints={
+        "*": [
+            "Three questions for each case: who reads the file, what must be installed "
+            "there, and who made it?",
+            "A format is not good or bad by itself: pickle is fine in one of these "
+            "cases. What makes that case different from the other two with a pickle?",
+        ]
+    },
+    not_checked="Whether your own case is one of these. Ask it the three questions.",
+    notice="The reader decides first, then who made the file, then what it costs.",
+    left_out="A case that nobody defends is solved by habit, and the habit is pickle.",
+)
+
+#: What `cause` may answer.
+CAUSES = ("none", "other class", "margin", "order", "another model")
+#: Why a mutant with < in the place of <= is as good.
+EXACTLY = "no score is exactly 1e-5 away"
+#: Why it matters to name a mistake that the caller made.
+BLAMED = "The file is right, and whoever trains the model anew will find nothing."
+
+
+def margin(scores: np.ndarray) -> np.ndarray:
+    """The numbers whose sigmoid these scores are."""
+    return np.log(scores / (1 - scores))
+
+
+@exercise(
+    hints={
+        "*": [
+            "If your guess at the cause is right, how do you get the original's scores "
+            "back from the export's?",
+            "Undo one mistake at a time, and compare with the original: the largest "
+            "difference over all rows says whether that was it.",
+            "1 as it is, 2 one minus it, 3 the sigmoid of it, 4 both sorted, 5 none.",
+        ],
+        "noise-counts": [
+            "How large is the difference between a number and its 32-bit neighbour?"
+        ],
+        "by-range": [
+            "Can a margin lie between 0 and 1? Can another model score outside?",
+            "The range is a hint. What proves that a number is a margin?",
+        ],
+        "by-average": [
+            "What does the mean of the differences say about the worst row?",
+        ],
+        "order-missed": [
+            "Which property of an array stays the same when its rows change places?"
+        ],
+    },
+    not_checked="Exports with two mistakes at once. Undo them in pairs, if none alone "
+    "explains the difference.",
+    notice="A cause is proved when undoing it turns parity green.",
+    equivalent={
+        "if np.abs(np.sort(exported) - np.sort(original)).max() < 1e-05:": EXACTLY,
+        "if np.abs(scores - original).max() < 1e-05:": EXACTLY,
+    },
+    wrong=[
+        Wrong(
+            "asks for equality",
+            "noise-counts",
+            patch=(("original).max() <= 1e-5", "original).max() == 0"),),
+        ),
+        Wrong(
+            "takes the mean difference",
+            "by-average",
+            patch=(
+                ("np.abs(scores - original).max()", "np.abs(scores - original).mean()"),
+                (
+                    "<= 1e-5:\n            return name",
+                    "<= 1e-2:\n            return name",
+                ),
+            ),
+        ),
+        Wrong(
+            "knows margins by their range",
+            "by-range",
+            source="""
+            def cause(original, exported):
+                if np.abs(exported - original).max() <= 1e-5:
+                    return "none"
+                if np.abs(1 - exported - original).max() <= 1e-5:
+                    return "other class"
+                if exported.min() < 0 or exported.max() > 1:
+                    return "margin"
+                if np.abs(np.sort(exported) - np.sort(original)).max() <= 1e-5:
+                    return "order"
+                return "another model"
+            """,
+        ),
+        Wrong(
+            "forgets the other class",
+            "other-class-missed",
+            patch=(('"other class": 1 - exported,', ""),),
+        ),
+        Wrong(
+            "forgets the margin",
+            "margin-missed",
+            patch=(('"margin": 1 / (1 + np.exp(-exported)),', ""),),
+        ),
+        Wrong(
+            "never looks at the order",
+            "order-missed",
+            patch=(('return "order"', 'return "another model"'),),
+        ),
+        Wrong(
+            "looks at sorted scores first",
+            "noise-counts",
+            source="""
+            def cause(original, exported):
+                if np.abs(np.sort(exported) - np.sort(original)).max() <= 1e-5:
+                    return "order"
+                if np.abs(1 - exported - original).max() <= 1e-5:
+                    return "other class"
+                if np.abs(1 / (1 + np.exp(-exported)) - original).max() <= 1e-5:
+                    return "margin"
+                return "another model"
+            """,
+        ),
+        Wrong(
+            "compares sums in the place of sorted scores",
+            "another-missed",
+            patch=(
+                (
+                    "np.abs(np.sort(exported) - np.sort(original)).max() <= 1e-5",
+                    "abs(exported.sum() - original.sum()) <= 1e-5",
+                ),
+            ),
+        ),
+        Wrong(
+            "keeps the sign of a difference",
+            "lower-missed",
+            patch=(("np.abs(scores - original).max()", "(scores - original).max()"),),
+        ),
+        Wrong(
+            "answers in other words",
+            "unknown-word",
+            patch=(('return "another model"', 'return "unknown"'),),
+        ),
+    ],
+    also_right=[
+        Right(
+            "makes each mistake with the original",
+            source="""
+            def cause(original, exported):
+                def near(other):
+                    return np.allclose(exported, other, rtol=0, atol=1e-4)
+
+                if np.allclose(exported, original, rtol=0, atol=1e-5):
+                    return "none"
+                if near(1 - original):
+                    return "other class"
+                if near(np.log(original / (1 - original))):
+                    return "margin"
+                if near(np.sort(original)[np.argsort(np.argsort(exported))]):
+                    return "order"
+                return "another model"
+            """,
+        ),
+    ],
+)
+def cause(t: Trial) -> None:
+    """Why parity fails, found by undoing one mistake after the other."""
+    scores = t.rng.uniform(0.02, 0.98, 8).round(3)
+    scores[:2] = 0.11, 0.93
+
+    def said(original: np.ndarray, exported: np.ndarray) -> str:
+        word = t.call(original, exported, gives="text")
+        t.need(
+            word in CAUSES,
+            "unknown-word",
+            f"{t.said}, which is none of the five words.",
+            "Whoever reads the word has to know what it means.",
+            f"Return one of {', '.join(map(repr, CAUSES))}.",
+        )
+        return word
+
+    rounded = scores.astype(np.float32).astype(float)
+    t.need(
+        said(scores, rounded) == "none",
+        "noise-counts",
+        f"{t.said}; the export computed in 32 bits: no score is further away than "
+        "1e-7, and no row has moved.",
+        "A parity check that is red for rounding is soon ignored.",
+        "Ask first, row by row, whether each score is within 1e-5 of the original's.",
+    )
+    t.good("an export that differs by rounding alone")
+    t.need(
+        said(scores, 1 - scores) == "other class",
+        "other-class-missed",
+        f"{t.said}; 1 minus each gives the original's, so the answer is 'other class'.",
+        BLAMED,
+        "Undo this mistake, and compare with the original.",
+    )
+    t.need(
+        said(scores, margin(scores)) == "margin",
+        "margin-missed",
+        f"{t.said}; the sigmoid of each gives the original's, so the answer is "
+        "'margin'.",
+        BLAMED,
+        "Undo this mistake, and compare with the original.",
+    )
+    t.need(
+        said(scores, np.roll(scores, 3)) == "order",
+        "order-missed",
+        f"{t.said}; every score of the original is there, in another row, so the "
+        "answer is 'order'.",
+        BLAMED,
+        "Bring both arrays into one order, and compare.",
+    )
+    t.good("`'other class'`, `'margin'` and `'order'`")
+    inside = np.linspace(0.52, 0.72, 6).round(3)
+    for original, exported, word, why in (
+        (inside, margin(inside), "margin", "the sigmoid of each gives the original"),
+        (scores, 2 * scores - 0.3, "another model", "no sigmoid gives the original"),
+    ):
+        t.need(
+            said(original, exported) == word,
+            "by-range",
+            f"{t.said}; {why}, so the answer is {word!r}.",
+            "Margins may lie between 0 and 1, and other numbers outside.",
+            "Undo the mistake, and compare row by row.",
+        )
+    t.good("margins by what they are, not by their range")
+    many = t.rng.uniform(0.02, 0.98, 400).round(3)
+    many[7] = 0.2
+    spoilt = many.copy()
+    spoilt[7] = 0.7
+    t.need(
+        said(many, spoilt) == "another model",
+        "by-average",
+        f"For 400 scores that agree but for one, 0.7 in the place of 0.2, `cause` gave "
+        f"`{show(said(many, spoilt))}`.",
+        "An average hides one address among 400, and its user gets another answer.",
+        "Ask for the largest difference.",
+    )
+    moved = scores + np.tile([0.004, -0.004], len(scores) // 2)
+    t.need(
+        said(scores, moved) == "another model",
+        "another-missed",
+        f"{t.said}; every score moved by 0.004, up and down in turn, so that their sum "
+        "is the same. None of the mistakes explains that.",
+        "This is the one case in which the file must not be used.",
+        "Call it one of the mistakes only where undoing it gives every score back.",
+    )
+    lower = scores * 0.9
+    t.need(
+        said(scores, lower) == "another model",
+        "lower-missed",
+        f"{t.said}; every score is a tenth lower.",
+        "A difference below zero is a difference.",
+        "Take the size of each difference, without its sign.",
+    )
+    t.good("another model, however near")
+
+
+def trained(n_features: int, seed: int) -> Any:
+    """A small pipeline like v1, fitted to random rows."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rng = np.random.default_rng(seed)
+    rows = rng.choice([0.0, 0.5, 1.0], (60, n_features))
+    answers = rows.sum(axis=1) + rng.normal(size=60) > n_features / 2
+    return make_pipeline(StandardScaler(), LogisticRegression()).fit(rows, answers)
+
+
+def ready_to_export() -> None:
+    """Imports what the check needs, before its time begins."""
+    import onnxruntime  # noqa: F401
+    import skl2onnx  # noqa: F401
+
+    trained(2, 0)
+
+
+@exercise(
+    prepare=ready_to_export,
+    limit_s=CHECK_LIMIT_S,
+    memory_bytes=None,
+    starting="34bebe3f1678323d",
+    hints={
+        "*": [
+            "Which of the five does the finding name: the bytes, the name, the rows, "
+            "the columns, or the output?",
+            "Compare the call with `to_onnx_bytes` on this page, word by word.",
+        ],
+        "wrong-type": ["What has `to_onnx` given, and what goes into a file?"],
+        "batch-fixed": ["What stands for *any number* in a shape?"],
+        "columns-fixed": ["Which attribute says how many columns a model takes?"],
+        "no-array": ["What is `zipmap`, and how does this page turn it off?"],
+    },
+    not_checked="Whether the operator sets are fixed, so that a build can be repeated; "
+    "and models whose export needs a converter of their own.",
+    notice="Test an export through the call that the service makes.",
+    wrong=[
+        Wrong(
+            "gives back the graph",
+            "wrong-type",
+            patch=(("exported.SerializeToString()", "exported"),),
+        ),
+        Wrong("keeps the name", "input-name", patch=(('"features"', '"input"'),)),
+        Wrong("keeps one row", "batch-fixed", patch=(("[None,", "[1,"),)),
+        Wrong(
+            "keeps eight columns",
+            "columns-fixed",
+            patch=(("model.n_features_in_", "8"),),
+        ),
+        Wrong(
+            "keeps zipmap",
+            "no-array",
+            patch=(('options={"zipmap": False},', ""),),
+        ),
+        Wrong(
+            "gives margins",
+            "no-parity",
+            patch=(
+                (
+                    '{"zipmap": False}',
+                    '{id(model[-1]): {"zipmap": False, "raw_scores": True}}',
+                ),
+            ),
+        ),
+        Wrong(
+            "takes 64-bit rows",
+            "double-input",
+            patch=(
+                ("import FloatTensorType", "import DoubleTensorType"),
+                ("FloatTensorType([", "DoubleTensorType(["),
+            ),
+        ),
+        Wrong(
+            "exports the last step",
+            "no-parity",
+            patch=(("        model,\n", "        model[-1],\n"),),
+        ),
+        Wrong(
+            "gives bytes of something else",
+            "does-not-load",
+            source="""
+            def export(model):
+                return pickle.dumps(model)
+            """,
+        ),
+    ],
+    also_right=[
+        Right(
+            "the function of the page",
+            source="""
+            def export(model):
+                return artifacts.to_onnx_bytes(model, model.n_features_in_)
+            """,
+        ),
+    ],
+)
+def export_call(t: Trial) -> None:
+    """An export that the service's own call can use: name, rows, columns, output."""
+    from deploylab import artifacts
+
+    for n_features in (8, 9):
+        model = trained(n_features, seed=n_features)
+        rows = t.rng.choice([0.0, 0.5, 1.0], (5, n_features))
+        try:
+            payload = t.call(model, gives="bytes")
+        except Found as found:
+            if n_features == 8 or found.finding.id != "crash":
+                raise
+            payload = None
+        of = f"Of a model with {n_features} features, the export"
+        try:
+            session = artifacts.onnx_session(payload) if payload else None
+        except Exception as error:
+            t.stop(
+                "does-not-load",
+                f"{of} does not load: `{type(error).__name__}`.",
+                "The service does not start.",
+                "Return the bytes of the ONNX model, as they go into a file.",
+            )
+        columns = session.get_inputs()[0].shape[-1] if session else 8
+        t.need(
+            columns == n_features,
+            "columns-fixed",
+            f"{of} takes {columns} columns.",
+            "v3-contract has nine features, and its service gets no answer.",
+            "Ask the model how many features it was fitted to.",
+        )
+        fed = session.get_inputs()[0]
+        t.need(
+            fed.name == "features" and len(session.get_inputs()) == 1,
+            "input-name",
+            f"{of} has the input `{fed.name}`; the service sends `features`.",
+            "Names are the contract between the file and its caller.",
+            "Name the input as the service does.",
+        )
+        t.need(
+            fed.type == "tensor(float)",
+            "double-input",
+            f"{of} wants `{fed.type}`; the service sends 32-bit numbers.",
+            "ONNX Runtime converts nothing by itself: the call fails.",
+            "Choose the type of the input that the service sends.",
+        )
+        t.need(
+            not isinstance(fed.shape[0], int),
+            "batch-fixed",
+            f"{of} takes {fed.shape[0]} row at a time; five arrived together.",
+            "The service would fail on the first batch.",
+            "Leave the number of rows open.",
+        )
+        outputs = {one.name: one.type for one in session.get_outputs()}
+        t.need(
+            outputs.get("probabilities", "").startswith("tensor"),
+            "no-array",
+            f"{of} has the outputs `{show(outputs)}`; the service wants one array, "
+            "`probabilities`.",
+            "A list of dictionaries is made for each call, and taken apart again.",
+            "Turn off what makes dictionaries of the scores.",
+        )
+        feed = {"features": rows.astype(np.float32)}
+        scores = session.run(["probabilities"], feed)[0]
+        expected = model.predict_proba(rows)
+        t.need(
+            scores.shape == expected.shape and np.abs(scores - expected).max() < 1e-5,
+            "no-parity",
+            f"{of} scores five rows, and gives `{show(scores[0].tolist())}` for the "
+            f"first; the model gives `{show(expected[0].round(4).tolist())}`.",
+            "The call works, and the answers are others.",
+            "Export the whole pipeline, with probabilities as they are.",
+        )
+        t.good(f"{n_features} features, five rows at once, and the same scores")
