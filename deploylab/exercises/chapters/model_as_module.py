@@ -1949,7 +1949,7 @@ def ready_to_export() -> None:
 
 @exercise(
     prepare=ready_to_export,
-    limit_s=CHECK_LIMIT_S,
+    limit_s=10.0,
     memory_bytes=None,
     starting="34bebe3f1678323d",
     hints={
@@ -1958,7 +1958,7 @@ def ready_to_export() -> None:
             "the columns, or the output?",
             "Compare the call with `to_onnx_bytes` on this page, word by word.",
         ],
-        "wrong-type": ["What has `to_onnx` given, and what goes into a file?"],
+        "not-bytes": ["What has `to_onnx` given, and what goes into a file?"],
         "batch-fixed": ["What stands for *any number* in a shape?"],
         "columns-fixed": ["Which attribute says how many columns a model takes?"],
         "no-array": ["What is `zipmap`, and how does this page turn it off?"],
@@ -1969,7 +1969,7 @@ def ready_to_export() -> None:
     wrong=[
         Wrong(
             "gives back the graph",
-            "wrong-type",
+            "not-bytes",
             patch=(("exported.SerializeToString()", "exported"),),
         ),
         Wrong("keeps the name", "input-name", patch=(('"features"', '"input"'),)),
@@ -2033,15 +2033,27 @@ def export_call(t: Trial) -> None:
     for n_features in (8, 9):
         model = trained(n_features, seed=n_features)
         rows = t.rng.choice([0.0, 0.5, 1.0], (5, n_features))
-        try:
-            payload = t.call(model, gives="bytes")
-        except Found as found:
-            if n_features == 8 or found.finding.id != "crash":
-                raise
-            payload = None
         of = f"Of a model with {n_features} features, the export"
         try:
-            session = artifacts.onnx_session(payload) if payload else None
+            payload = t.call(model)
+        except Found as found:
+            t.need(
+                n_features == 8 or found.finding.id != "crash",
+                "columns-fixed",
+                f"{of} fails; with 8 features it went well.",
+                "v3-contract has nine features, and gets no export.",
+                "Ask the model how many features it was fitted to.",
+            )
+            raise
+        t.need(
+            isinstance(payload, bytes),
+            "not-bytes",
+            f"{of} is of the type `{type(payload).__name__}`.",
+            "A file holds bytes, and nothing else reaches the service.",
+            "Turn the model into bytes, and return them.",
+        )
+        try:
+            session = artifacts.onnx_session(payload)
         except Exception as error:
             t.stop(
                 "does-not-load",
@@ -2049,14 +2061,6 @@ def export_call(t: Trial) -> None:
                 "The service does not start.",
                 "Return the bytes of the ONNX model, as they go into a file.",
             )
-        columns = session.get_inputs()[0].shape[-1] if session else 8
-        t.need(
-            columns == n_features,
-            "columns-fixed",
-            f"{of} takes {columns} columns.",
-            "v3-contract has nine features, and its service gets no answer.",
-            "Ask the model how many features it was fitted to.",
-        )
         fed = session.get_inputs()[0]
         t.need(
             fed.name == "features" and len(session.get_inputs()) == 1,
