@@ -614,14 +614,14 @@ def _mlflow(uri: str) -> tuple[Any, Any, type[Exception]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without MLflow's news of its migrations and SQLAlchemy's of its next version."""
+    """Without MLflow's reports, and SQLAlchemy's of its next version."""
     loggers = [logging.getLogger(name) for name in ("mlflow", "alembic")]
     levels = [logger.level for logger in loggers]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for logger in loggers:
-                logger.setLevel(logging.WARNING)
+                logger.setLevel(logging.CRITICAL)  # errors are raised
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
