@@ -171,8 +171,9 @@ def test_a_writer_that_was_killed_is_undone_by_the_next_reader(truth, built):
         "connection.execute('PRAGMA cache_size = 1')\n"
         "connection.execute('PRAGMA synchronous = OFF')\n"
         'connection.execute("UPDATE registered_model_aliases SET version = 7")\n'
-        "connection.execute('CREATE TABLE filler AS WITH RECURSIVE n(i) AS (SELECT 1 '\n"
-        "    'UNION ALL SELECT i + 1 FROM n WHERE i < 20000) SELECT i FROM n')\n"
+        "connection.execute('CREATE TABLE filler (i)')\n"
+        "rows = ((i,) for i in range(20_000))\n"
+        "connection.executemany('INSERT INTO filler VALUES (?)', rows)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     path = truth.folder / "registry.db"

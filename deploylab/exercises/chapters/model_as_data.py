@@ -698,6 +698,17 @@ def _until(condition: Any, timeout_s: float) -> bool:
             "never-works",
             patch=(("while True:", "while False:"),),
         ),
+        Wrong(
+            "is an address",
+            "no-program",
+            source="""
+            class Work(str):
+                def __truediv__(self, name):
+                    return str(self)
+
+            work = Work("http://127.0.0.1:8000")
+            """,
+        ),
     ],
     also_right=[
         Right(
