@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 
@@ -66,3 +67,73 @@ def pytest_terminal_summary(terminalreporter) -> None:
     index = ROOT / "_build" / "html" / "index.html"
     if index.exists():
         terminalreporter.write_line(f"The built book: {index}")
+
+
+# -- a registry and a broker, for several files of tests ---------------------------
+
+
+@pytest.fixture(scope="session")
+def empty_registry(tmp_path_factory) -> Path:
+    """The database of a registry without versions; making one takes seconds."""
+    from deploylab.registry import Registry
+
+    folder = tmp_path_factory.mktemp("empty-registry")
+    Registry(folder).close()
+    return folder / "registry.db"
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory) -> dict[str, Path]:
+    """Artifacts of v1, v2 and v3-contract, by name; not to be changed."""
+    from deploylab import phishing
+
+    names = ("v1", "v2", "v3-contract")
+    return phishing.save(names, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture
+def new_registry(empty_registry, tmp_path):
+    """Opens the registry in `tmp_path/registry`, again and again; closes them all."""
+    from deploylab.registry import Registry
+
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    shutil.copy(empty_registry, folder)
+    opened = []
+
+    def new(**options):
+        opened.append(Registry(folder, **options))
+        return opened[-1]
+
+    yield new
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def truth(new_registry):
+    """A registry without versions."""
+    return new_registry()
+
+
+@pytest.fixture
+def hub():
+    """A running Redis."""
+    from deploylab import broker
+
+    try:
+        broker.find_redis()
+    except broker.BrokerError as error:
+        pytest.skip(f"redis is missing: {error}")
+    with broker.start() as hub:
+        yield hub
+
+
+@pytest.fixture
+def bus(hub):
+    """A client of `hub`."""
+    from deploylab import broker
+
+    bus = broker.connect(hub.url)
+    yield bus
+    bus.close()
