@@ -1,0 +1,1 @@
+"""Checks for *Settle the contract before you serve*."""
