@@ -236,5 +236,5 @@ def _visits(visits: pd.DataFrame) -> pd.DataFrame:
         raise FeatureError(f"the visits have no column {', '.join(missing)}; add it")
     asked = _typed(visits[["entity", "time"]], ["time"])
     if not np.isfinite(asked["time"]).all():
-        raise FeatureError("the time of a visit is missing; without it there is no then")
+        raise FeatureError("the time of a visit is missing; give each visit one")
     return asked.assign(number=np.arange(len(asked)))
