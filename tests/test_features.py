@@ -51,6 +51,7 @@ def histories(draw) -> list[tuple]:
     return [(*key, float(number)) for number, key in enumerate(dict.fromkeys(kept))]
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(histories(), st.sampled_from([float("inf"), 0.0, 2.0]), st.randoms())
 def test_both_stores_give_what_the_definition_says(lines, ttl, random):
@@ -72,6 +73,7 @@ def test_both_stores_give_what_the_definition_says(lines, ttl, random):
         assert online.get("a", 7, ttl)["reports"] == by_hand(lines, "a", 7, ttl)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(histories())
 def test_what_was_known_never_changes(lines):
