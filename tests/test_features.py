@@ -52,7 +52,7 @@ def histories(draw) -> list[tuple]:
 
 
 @pytest.mark.slow
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(histories(), st.sampled_from([float("inf"), 0.0, 2.0]), st.randoms())
 def test_both_stores_give_what_the_definition_says(lines, ttl, random):
     shuffled = random.sample(lines, len(lines))
@@ -84,6 +84,27 @@ def test_what_was_known_never_changes(lines):
     before = known(store, *asked)
     store.add(rows(*late))
     assert known(store, *asked) == before
+
+
+@pytest.mark.parametrize(
+    ("lines", "now", "wanted"),
+    [
+        ([("a", 5, 5, 3.0), ("a", 2, 6, 2.0)], 7, 3.0),  # the second is late
+        ([("a", 5, 5, 3.0), ("a", 5, 6, 4.0)], 7, 4.0),  # the second is a correction
+        ([("a", 5, 5, 3.0), ("a", 5, 6, 4.0)], 5.5, 3.0),  # not yet
+        ([("a", 3, 6, 3.0), ("a", 5, 6, 4.0)], 6, 4.0),  # both in one night
+        ([("a", 1, 1, 1.0), ("a", 5, 9, 8.0)], 8, 1.0),  # from the future
+    ],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_late_rows_corrections_and_the_future(lines, now, wanted, turned):
+    store = history(*(reversed(lines) if turned else lines))
+    assert known(store, ("a", now)) == [wanted]
+    with Online(":memory:", "reports") as online:
+        materialise(store, online, now)
+        assert online.get("a", now) == {"reports": wanted}
+        online.put(rows(*[line for line in lines if line[2] <= now][::-1]))
+        assert online.get("a", now) == {"reports": wanted}
 
 
 def test_visits_keep_their_order_their_index_and_their_columns():
