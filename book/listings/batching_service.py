@@ -67,7 +67,9 @@ class Batcher:
         while True:
             batch = self.collect()
             try:
-                scores = list(self.scorer.score([row for rows, _ in batch for row in rows]))
+                scores = list(
+                    self.scorer.score([row for rows, _ in batch for row in rows])
+                )
             except Exception as error:  # all that were in the call fail with it
                 for _, answer in batch:
                     answer.set_exception(error)

@@ -53,7 +53,9 @@ def retry_after_s(value: str | None) -> float:
     except ValueError:
         pass
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
+        return max(
+            0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        )
     except ValueError:
         return 0.0
 
@@ -103,4 +105,8 @@ class PoliteClient:
             said = answer.json()
         except (requests.RequestException, ValueError) as error:
             return 0, type(error).__name__, 0.0
-        return answer.status_code, said, retry_after_s(answer.headers.get("Retry-After"))
+        return (
+            answer.status_code,
+            said,
+            retry_after_s(answer.headers.get("Retry-After")),
+        )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -155,7 +154,7 @@ def _said(t: Trial, events: list[str], share: float, most: float) -> list[bool]:
         Wrong(
             "earns a fixed tenth",
             "share-written-in",
-            patch=(("left + share", "left + 0.125"),),
+            patch=(("left + share", "left + 0.25"),),
         ),
         Wrong(
             "lets a part of a retry count",
@@ -178,8 +177,13 @@ def _said(t: Trial, events: list[str], share: float, most: float) -> list[bool]:
             patch=(("allowed.append(True)", "allowed.append(left)"),),
         ),
         Wrong(
-            "a failure earns as well",
+            "a refusal takes what is left",
             "off",
+            patch=(("allowed.append(False)", "left = 0; allowed.append(False)"),),
+        ),
+        Wrong(
+            "a failure earns as well",
+            "failure-earns",
             patch=(("allowed.append(True)", "left += share; allowed.append(True)"),),
         ),
     ],
@@ -227,6 +231,13 @@ def retry_budget(t: Trial) -> None:
         "The budget is smaller than was agreed.",
         "Compare with `>=`.",
     )
+    t.need(
+        sum(said) == 4,
+        "failure-earns",
+        f"{t.said}; there were 4 retries, and nobody has asked anything new.",
+        "A failure that pays for retries feeds the storm.",
+        "Add to the budget for an `ask` alone.",
+    )
     t.good("begins full, and refuses when nothing is left")
     said = _said(t, ["fail"] * 3 + ["ask"] * 4 + ["fail"], 0.25, 1)
     t.need(
@@ -261,11 +272,11 @@ def retry_budget(t: Trial) -> None:
         "A quiet night would save up enough retries for a storm in the morning.",
         "Cut the sum off at `most`.",
     )
-    said = _said(t, ["fail", "ask", "ask", "fail"], 0.5, 1)
+    said = _said(t, ["fail", *["ask"] * 4, "fail"], 0.125, 1)
     t.need(
-        said[-1] is True,
+        said[-1] is False,
         "share-written-in",
-        f"{t.said}; two questions with a share of 0.5 earn one retry.",
+        f"{t.said}; four questions with a share of 0.125 earn half a retry.",
         "Each service agrees on a share of its own.",
         "Use the argument `share`.",
     )
@@ -313,7 +324,7 @@ def _many(t: Trial, vary: int, values: list[str]) -> set[tuple]:
 
 @exercise(
     "fix",
-    starting="0",
+    starting="f699da812f5d0b02",
     hints={
         "*": [
             "Which of the four arguments can a stranger choose?",
@@ -454,11 +465,12 @@ def label_explosion(t: Trial) -> None:
         "Keep the status as it is: there are few of them, and they are yours.",
     )
     t.good("routes and statuses stay apart")
-    names = {frozenset(_labels(t, "POST", path, 200, "a")) for path in [*ROUTES, "/x"]}
+    known = sorted(_labels(t, "POST", "/predict", 200, "anna"))
+    other = sorted(_labels(t, "POST", "/x", 404, "anna"))
     t.need(
-        len(names) == 1,
+        known == other,
         "names-differ",
-        "Not all requests have the same names of labels.",
+        f"For `/predict` the names are `{known}`, for `/x` they are `{other}`.",
         "A metric has one set of names, and the client library raises an error.",
         "Give every label a value, if only `other`.",
     )
@@ -615,7 +627,7 @@ def _need_started(t: Trial, program: live.Program) -> None:
 @exercise(
     "program",
     live=True,
-    starting="0",
+    starting="4ccc73b2aad31f0b",
     limit_s=30,
     memory_bytes=None,
     hints={
@@ -656,20 +668,19 @@ def _need_started(t: Trial, program: live.Program) -> None:
             patch=(("if request.path in open_to_all", "if not request.path"),),
         ),
         Wrong(
-            "compares with the hash itself",
+            "forgets to hash",
             "hash-is-key",
             patch=(
                 (
-                    "    known = hmac",
-                    '    if key == os.environ["KEY_SHA256"]:\n'
-                    "        return None\n    known = hmac",
+                    "hashlib.sha256(key.encode()).hexdigest()",
+                    'key.encode("ascii", "replace").decode()',
                 ),
             ),
         ),
         Wrong(
-            "forgets to hash",
+            "writes the hash in another way",
             "good-refused",
-            patch=(("hashlib.sha256(key.encode()).hexdigest()", "key"),),
+            patch=(("hexdigest()", "hexdigest().upper()"),),
         ),
         Wrong(
             "compares the beginning",
@@ -747,6 +758,17 @@ def _need_started(t: Trial, program: live.Program) -> None:
                     '    print("key", key, flush=True)\n    given = hash',
                 ),
             ),
+        ),
+        Wrong(
+            "is an address",
+            "not-a-program",
+            source="""
+            class Work(str):
+                def __truediv__(self, name):
+                    return str(self)
+
+            work = Work("http://127.0.0.1:8000")
+            """,
         ),
         Wrong(
             "ends at once",
@@ -827,7 +849,7 @@ def guard_service(t: Trial) -> None:
             "It starts the program with a key that it knows.",
             "Give the path of the file.",
         )
-    secret = secrets.token_urlsafe(24)
+    secret = t.rng.bytes(24).hex()
     saved = artifacts.save(phishing.version("v1"), "artifact")
     hashed = hashlib.sha256(secret.encode()).hexdigest()
     with live.Program(t.thing, saved, {"KEY_SHA256": hashed}) as program:
@@ -844,20 +866,34 @@ def _need_keys(t: Trial, program: live.Program, secret: str) -> None:
     row = json.dumps(good).encode()
     hashed = hashlib.sha256(secret.encode()).hexdigest()
     strangers = {
-        "without a key": (None, "open"),
-        "with the key `guess`": ("Bearer guess", "any-key"),
-        "with an empty key": ("Bearer ", "any-key"),
-        "with the hash for a key": (f"Bearer {hashed}", "hash-is-key"),
-        "with a key of letters beyond ASCII": ("Bearer schl\xfcssel", "any-key"),
+        "without a key": None,
+        "with the key `guess`": "Bearer guess",
+        "with an empty key": "Bearer ",
+        "with the hash for a key": f"Bearer {hashed}",
+        "with a key of letters beyond ASCII": "Bearer schl\xfcssel",
     }
-    for name, (key, finding) in strangers.items():
+    for name, key in strangers.items():
         status, text, headers, error = _post(program, row, key)
         t.need(
+            status != 200 or key is not None,
+            "open",
+            "`POST /predict` without a key gave 200.",
+            "The model answers people whom nobody has let in.",
+            "Look at the header `Authorization` before the route is run.",
+        )
+        t.need(
+            status != 200 or hashed not in (key or ""),
+            "hash-is-key",
+            f"`POST /predict` {name} gave 200.",
+            "Whoever reads your settings has a key to the door.",
+            "Hash what came, and compare the hashes.",
+        )
+        t.need(
             status != 200,
-            finding,
+            "any-key",
             f"`POST /predict` {name} gave 200.",
             "The model answers people whom nobody has let in.",
-            "Hash what came, and compare it with `KEY_SHA256`.",
+            "Hash what came, and compare it, all of it, with `KEY_SHA256`.",
         )
         t.need(
             0 < status < 500,
@@ -919,7 +955,7 @@ def _need_keys(t: Trial, program: live.Program, secret: str) -> None:
     t.need(
         secret not in program.log(),
         "key-logged",
-        "The good key stands in the log of your program.",
+        f"The good key, `{secret[:6]}...`, stands in the log of your program.",
         "A log is read by more people than a key is meant for, and is kept longer.",
         "Log who it was, or nothing.",
     )
