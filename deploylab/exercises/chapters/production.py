@@ -608,7 +608,7 @@ def _need_started(t: Trial, program: live.Program) -> None:
             "no-answer",
             f"Nobody answers on port {program.port}, which stood in `PORT`.",
             "",
-            "Keep the last three lines of the program as the page gives them.",
+            "Keep the last two lines of the program as the page gives them.",
         )
         time.sleep(0.02)
     for path in ("/health", "/ready"):
@@ -627,7 +627,7 @@ def _need_started(t: Trial, program: live.Program) -> None:
 @exercise(
     "program",
     live=True,
-    starting="4ccc73b2aad31f0b",
+    starting="2bf8d683aedbdc7b",
     limit_s=30,
     memory_bytes=None,
     hints={
@@ -845,7 +845,7 @@ def guard_service(t: Trial) -> None:
     if isinstance(t.thing, str):
         t.stop(
             "not-a-program",
-            "The check needs the program, not an address.",
+            f"`{show(t.thing)}` is an address, and the check needs the program.",
             "It starts the program with a key that it knows.",
             "Give the path of the file.",
         )
