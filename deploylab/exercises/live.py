@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
@@ -218,14 +218,19 @@ def is_here(url: str) -> bool:
 
 
 class Program(Service):
-    """A server program under test, started with $PORT and $ARTIFACT.
+    """A server program under test, started with $PORT, $ARTIFACT and what `env` adds.
 
     Every time its Python opens the model file is counted (``loads``), and waits there
     until ``let_load()``; what a library opens without Python is not seen. It works in
     the current folder, which is the check's own, and ends with the ``with`` block.
     """
 
-    def __init__(self, file: Path, artifact: artifacts.Artifact) -> None:
+    def __init__(
+        self,
+        file: Path,
+        artifact: artifacts.Artifact,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.file = file
         folder = Path("disk").resolve()
         folder.mkdir(exist_ok=True)
@@ -241,7 +246,7 @@ class Program(Service):
             "CHECK_SIGN": str(self._sign),
             "CHECK_MEET": str(self._meet),
             "CHECK_PROGRAM": os.sep + file.name,
-        }
+        } | dict(env or {})
         self.started = time.monotonic()
         self._worked = (0.0, self.started)
 
@@ -344,9 +349,13 @@ class Program(Service):
                         found.add(one.laddr.port)
         return sorted(found)
 
+    def log(self, lines: int = 1000) -> str:
+        """The last lines that it has written to its output."""
+        return self._server.log(lines)
+
     def last_words(self) -> str:
         """What its log says last; see `last_words`."""
-        return last_words(self._server.log(200))
+        return last_words(self.log(200))
 
 
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Artifact)\b")
