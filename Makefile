@@ -49,6 +49,22 @@ bench:  ## measure, and print ratios taken in one run
 	@$(TEST_ENVIRONMENT)
 	@$(PY) -m pytest -s -m bench $(ARGS)
 
+.PHONY: extras-spark
+extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and record it (Java 17; an hour)
+	$(PY) extras/batch.py spark
+
+.PHONY: extras-ray
+extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (an hour)
+	$(PY) extras/batch.py ray
+
+# An engine's environment, as its lock says. The lock: `uv pip compile
+# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`.
+extras/%/.venv/done: extras/%/requirements.txt
+	@$(TEST_ENVIRONMENT)
+	.venv/bin/uv venv -q --clear --python $(PY) $(@D)
+	.venv/bin/uv pip sync -q --compile-bytecode --python $(@D)/bin/python $<
+	touch $@
+
 .PHONY: notebooks
 notebooks:  ## write the student notebooks into notebooks/; what you wrote there stays
 	@$(BOOK_ENVIRONMENT)

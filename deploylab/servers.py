@@ -608,6 +608,7 @@ def run(
     env: Mapping[str, str] | None = None,
     cwd: str | Path | None = None,
     wait: bool = True,
+    kind: type[CommandServer] = CommandServer,
 ) -> CommandServer:
     """Start any command as a server, and own it as `start` does.
 
@@ -615,6 +616,7 @@ def run(
         port, which is also in the environment variable PORT. No shell reads it.
     ready_path: answers 200 when the server is ready.
     env: added to the server's environment.
+    kind: the class of the server, for one that does not speak HTTP.
 
     Raises ServerError (and its kinds PortTaken, ServerDied, ServerNotReady).
     """
@@ -624,7 +626,7 @@ def run(
         # another process may take it. Then another one is tried.
         with _bind(port) as probe:
             chosen = probe.getsockname()[1]
-        server = CommandServer(chosen, ready_path)
+        server = kind(chosen, ready_path)
         _own(
             server,
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py"))]
