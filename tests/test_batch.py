@@ -47,6 +47,26 @@ def source(tmp_path):
     return write_rows(tmp_path / "in.parquet", 1050)
 
 
+def test_a_disk_that_is_full_leaves_what_was_there(
+    scorer, source, models, tmp_path, monkeypatch
+):
+    target = tmp_path / "out.parquet"
+    batch_job.run(scorer, source, target)
+    before, sync = target.read_bytes(), os.fsync
+
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        batch_job.run(artifacts.load(models["v2"]), source, target)
+    assert target.read_bytes() == before
+    assert visible(tmp_path) == {"in.parquet", "out.parquet", "out.parquet.json"}
+    monkeypatch.setattr(os, "fsync", sync)
+    batch_job.run(artifacts.load(models["v2"]), source, target)
+    assert target.read_bytes() != before
+
+
 def visible(folder):
     """What a reader of the folder sees: no work folders, no lock."""
     return {path.name for path in folder.iterdir() if not path.name.startswith(".")}
@@ -106,13 +126,17 @@ def test_a_table_that_somebody_changed_is_made_again(scorer, source, tmp_path):
     assert target.read_bytes() == whole
 
 
-@pytest.mark.parametrize("what", ["gone", "not Parquet", "no id", "no feature"])
+@pytest.mark.parametrize(
+    "what", ["gone", "not Parquet", "no id", "no feature", "ids are text"]
+)
 def test_an_input_that_cannot_be_scored_is_refused_and_nothing_is_written(
     what, scorer, tmp_path
 ):
     source = tmp_path / "in.parquet"
     if what == "not Parquet":
         source.write_text("id,https")
+    elif what == "ids are text":
+        write_rows(source, 2, id=["a", "b"])
     elif what != "gone":
         write_rows(source, 10)
         dropped = "id" if what == "no id" else "https"

@@ -19,7 +19,8 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +45,20 @@ def describe(model: artifacts.Artifact, source: Path) -> dict:
     wanted = ["id", *model.contract.names]
     try:
         state, footer = source.stat(), pq.read_metadata(source)
+        schema = footer.schema.to_arrow_schema()
     except (OSError, pa.ArrowInvalid) as error:
         raise JobError(f"{source} cannot be read as Parquet: {error}") from error
-    if missing := set(wanted) - set(footer.schema.names):
-        raise JobError(f"{source} has no column {', '.join(sorted(missing))}")
+    for name in wanted:
+        if name not in schema.names:
+            raise JobError(f"{source} has no column {name}")
+        kind = schema.field(name).type
+        fits = pa.types.is_integer(kind) or (
+            name != "id" and pa.types.is_floating(kind)
+        )
+        if not fits:
+            raise JobError(
+                f"{source}: {name} is {kind}; ids are integers, the rest numbers"
+            )
     return {
         "input": source.name,
         "bytes": state.st_size,
@@ -92,7 +103,7 @@ def score_chunk(scorer: artifacts.Scorer, chunk: pa.RecordBatch) -> pa.RecordBat
 @contextlib.contextmanager
 def complete(path: Path) -> Iterator[Path]:
     """A draft to write to; it gets the name `path` when all of it is on the disk."""
-    draft = path.with_name(path.name + ".draft")
+    draft = path.with_name(f".{path.name}.draft")
     yield draft
     with draft.open("r+b") as file:
         os.fsync(file.fileno())
@@ -159,7 +170,11 @@ def alone(path: Path) -> Iterator[None]:
 
 
 def run(
-    scorer: artifacts.Scorer, source: Path, target: Path, rows: int = 20_000
+    scorer: artifacts.Scorer,
+    source: Path,
+    target: Path,
+    rows: int = 20_000,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, int]:
     """Do what is left of the job; how many parts were found, and how many scored."""
     job = describe(scorer.artifact, source)
@@ -179,7 +194,7 @@ def run(
                         continue
                     write_part(scorer, file, group, parts[-1], rows)
                     done["scored"] += 1
-                    print(f"part {group + 1} of {file.num_row_groups}", flush=True)
+                    say(f"part {group + 1} of {file.num_row_groups}")
             assemble(parts, target, rows)
             with complete(manifest) as draft:
                 draft.write_text(
@@ -207,12 +222,13 @@ def main() -> int:
     parser.add_argument("target", type=Path)
     parser.add_argument("--rows", type=int, default=20_000, help="in memory at a time")
     options = parser.parse_args()
-    scorer = artifacts.load(options.model)
-    scorer.score(np.zeros((1, len(scorer.artifact.contract.names))))
-    before_mib, started = memory_mib(), time.perf_counter()
     try:
-        done = run(scorer, options.source, options.target, options.rows)
-    except JobError as error:
+        scorer = artifacts.load(options.model)
+        scorer.score(np.zeros((1, len(scorer.artifact.contract.names))))
+        before_mib, started = memory_mib(), time.perf_counter()
+        say = partial(print, flush=True)
+        done = run(scorer, options.source, options.target, options.rows, say)
+    except (JobError, artifacts.ArtifactError, OSError) as error:
         print(f"batch_job: {error}", file=sys.stderr)
         return 1
     done["seconds"] = round(time.perf_counter() - started, 3)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import batch_job
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -178,7 +179,7 @@ def batch(old: Path, new: Path, row: list, work: Path, n_rows: int = 20_000) -> 
     def ask() -> str:
         return looked_up["version"] if looked_up[7] is not None else ""
 
-    launch("batch_job.py", old, source, target).communicate()
+    batch_job.run(artifacts.load(old), source, target)
     read()
     took = median_ms(ask)
     began = time.perf_counter()
