@@ -22,6 +22,8 @@ from deploylab import servers
 
 __all__ = ["Broker", "BrokerError", "connect", "find_redis", "start"]
 
+_OPTIONS = "--port $PORT --bind 127.0.0.1 --appendonly no".split()
+
 
 class BrokerError(RuntimeError):
     """There is no Redis on this machine."""
@@ -58,8 +60,7 @@ def start(port: int = 0, timeout_s: float = 30) -> Broker:
     with tempfile.TemporaryDirectory(prefix="deploylab-") as folder:
         # Once it runs it needs no folder, since it saves nothing.
         return servers.run(
-            [program, "--port", "$PORT", "--bind", "127.0.0.1", "--save", ""]
-            + ["--appendonly", "no", "--daemonize", "no"],
+            [program, *_OPTIONS, "--save", ""],
             port=port,
             timeout_s=timeout_s,
             cwd=folder,

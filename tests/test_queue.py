@@ -242,7 +242,7 @@ def test_a_worker_ends_when_it_is_told_to_and_when_the_broker_is_gone(model):
 
 
 def test_the_router_sends_each_language_to_its_queue(redis, tmp_path):
-    texts = ["the coat is very good", "der Mantel ist sehr gut"]
+    texts = ["the coat is very good", "der Mantel wirkt sehr gut"]
     ngram_model.fit(texts, ["en", "de"]).save(tmp_path / "model.json")
     queues = {
         name: queue_worker.Queue(redis, f"texts:{name}")
