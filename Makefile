@@ -16,7 +16,7 @@ PYTEST := $(PY) -m pytest -n 2 --dist loadgroup
 
 .PHONY: help
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: book
 book:  ## execute every page and build the book into _build/html
