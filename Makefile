@@ -58,9 +58,20 @@ extras-formats:  ## run every model format in its own environment (Java, gcc, no
 
 FORMATS := $(patsubst extras/formats/%/requirements.txt,%,$(wildcard extras/formats/*/requirements.txt))
 
-extras/formats/%/.venv/done: extras/formats/%/requirements.txt
+.PHONY: extras-spark
+extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and record it (Java 17; an hour)
+	$(PY) extras/batch.py spark
+
+.PHONY: extras-ray
+extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (an hour)
+	$(PY) extras/batch.py ray
+
+# The environment of one tool, as its lock says. The lock: `uv pip compile
+# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`.
+extras/%/.venv/done: extras/%/requirements.txt
+	@$(TEST_ENVIRONMENT)
 	.venv/bin/uv venv -q --clear --python $(PY) $(@D)
-	.venv/bin/uv pip sync -q --python $(@D)/bin/python $<
+	.venv/bin/uv pip sync -q --compile-bytecode --python $(@D)/bin/python $<
 	touch $@
 
 .PHONY: notebooks
