@@ -23,7 +23,7 @@ def test_each_pattern_is_measured(saved, tmp_path):
     try:
         broker.find_redis()
     except broker.BrokerError:
-        pytest.skip("no broker on this machine")
+        pytest.skip("redis is missing")
     rows = patterns.measure(saved["v1"], saved["v2"], ROW, tmp_path)
     table = {row["pattern"]: row for row in rows}
     assert list(table) == ["module", "service", "data", "batch", "queue"]

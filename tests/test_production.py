@@ -111,6 +111,7 @@ def test_a_known_key_opens_its_own_routes_and_no_others(make_client):
         SHOP_KEY.replace("shop", "nobody"),
         "schl\xfcssel.schl\xfcssel",
     ],
+    ids=range(10),  # the keys are new in each process
 )
 def test_an_unknown_key_is_401_and_says_how(make_client, key):
     answer = ask(make_client(), key)
