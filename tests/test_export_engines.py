@@ -247,7 +247,7 @@ FAULTS = [
     (
         "flagger canary",
         "Canary",
-        lambda o: o["spec"]["analysis"].update(treshold=5),
+        lambda o: o["spec"]["analysis"].update(thresholds=5),
         "was unexpected",
     ),
     (
