@@ -211,6 +211,51 @@ FIELDS = {
         },
     },
 }
+_PREDICTOR = {
+    "name": "name",
+    "minReplicas!": "positive",
+    "maxReplicas": "positive",
+    "canaryTrafficPercent": "percent",
+    "deploymentStrategy": {
+        "type!": "text",
+        "rollingUpdate": {"maxSurge!": "limit", "maxUnavailable!": "limit"},
+    },
+    "automountServiceAccountToken": "flag",
+    "securityContext": "pod security",
+    "terminationGracePeriodSeconds": "positive",
+    "containers!": ["container"],
+}
+FIELDS["serving.kserve.io/v1beta1", "InferenceService"] = {
+    "apiVersion!": "text",
+    "kind!": "text",
+    "metadata!": _ABOUT,
+    "spec!": {
+        "predictor!": _PREDICTOR,
+        "canary": [{"trafficPercent!": "percent", "predictor!": _PREDICTOR}],
+    },
+}
+#: A configuration of Ray Serve has neither version nor kind (ray.serve.schema).
+RAY_SERVE = {
+    "proxy_location!": "text",
+    "http_options!": {"host!": "text", "port!": "port"},
+    "applications!": [
+        {
+            "name!": "name",
+            "route_prefix!": "text",
+            "import_path!": "text",
+            "runtime_env!": {"image_uri!": "text"},
+            "deployments!": [
+                {
+                    "name!": "text",
+                    "num_replicas!": "positive",
+                    "graceful_shutdown_timeout_s!": "positive",
+                    "health_check_period_s!": "positive",
+                    "health_check_timeout_s!": "positive",
+                }
+            ],
+        }
+    ],
+}
 TYPES["matches"] = {
     "type": "object",
     "additionalProperties": {
@@ -255,6 +300,10 @@ FILES = {
     ("flagger.app/v1beta1", "Canary"): "flagger-crd.yaml",
     ("flagger.app/v1beta1", "MetricTemplate"): "flagger-crd.yaml",
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): "gateway-httproute-crd.yaml",
+    (
+        "serving.kserve.io/v1beta1",
+        "InferenceService",
+    ): "kserve-inferenceservice-crd.yaml",
 }
 
 

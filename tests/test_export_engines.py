@@ -38,13 +38,16 @@ COUNTED = export.Prometheus(
     users="first_requests_total",
 )
 ARGO, FLAGGER, GATEWAY = "argo-rollouts", "flagger", "gateway-api"
+KSERVE, RAY = "kserve", "ray-serve"
 
 
 def exported(engine: str, strategy: object, **settings: object) -> list[dict]:
     """The objects of an export."""
     defaults = {"name": "phishing"}
-    if engine != "kubernetes":
+    if engine in (ARGO, FLAGGER, GATEWAY):
         defaults["gateway"] = "edge"
+    if engine == RAY:
+        defaults["import_path"] = "service.app:application"
     text = export.to_manifests(
         strategy, VERSIONS, engine=engine, **(defaults | settings)
     )
@@ -124,6 +127,34 @@ CASES = {
         {"drop_gates": True},
     ),
     "gateway test": (GATEWAY, AB(100, GATE, 60), {"drop_gates": True}),
+    "kserve canary": (KSERVE, Canary((0.05, 0.5), 60, ()), {}),
+    "kserve canary, later": (
+        KSERVE,
+        Canary((0.05, 0.5), 60, (GATE,)),
+        {"share": 0.5, "drop_gates": True, "instances": 3},
+    ),
+    "kserve canary on knative": (
+        KSERVE,
+        Canary((0.05, 0.5), 60, ()),
+        {"serverless": True},
+    ),
+    "kserve blue/green": (KSERVE, BlueGreen(60), {"share": 1}),
+    "kserve rolling": (KSERVE, Rolling(10, 1, "10%"), {}),
+    "kserve basic": (KSERVE, Basic(), {}),
+    "argo as argo has it": (
+        ARGO,
+        Canary((0.5,), 600, (Gate("errors", Threshold.argo(0.01, window_s=60)),)),
+        {},
+    ),
+    "flagger as flagger has it": (
+        FLAGGER,
+        Canary(
+            (0.5,),
+            60,
+            (Gate("errors", Threshold.flagger(0.01, window_s=60, threshold=5)),),
+        ),
+        {},
+    ),
     "kubernetes rolling": ("kubernetes", Rolling(4), {}),
 }
 
@@ -605,6 +636,65 @@ def test_both_versions_run_and_each_has_a_service():
     assert selects == ["stable", "candidate"]
 
 
+# Servers of models.
+
+
+def test_the_shares_of_an_inference_service():
+    def spec(case: str) -> dict:
+        engine, strategy, settings = CASES[case]
+        return one(exported(engine, strategy, **settings), "InferenceService")["spec"]
+
+    def image(predictor: dict) -> str:
+        [container] = predictor["containers"]
+        assert container["name"] == "kserve-container"
+        return container["image"]
+
+    canary = spec("kserve canary")
+    [beside] = canary["canary"]
+    assert beside["trafficPercent"] == 5
+    assert image(beside["predictor"]) == VERSIONS.candidate
+    assert image(canary["predictor"]) == VERSIONS.stable
+    # No autoscaler for the canary: KServe refuses its fields there.
+    assert beside["predictor"]["minReplicas"] == 1
+    assert "maxReplicas" not in beside["predictor"]
+    assert spec("kserve canary, later")["canary"][0]["trafficPercent"] == 50
+    knative = spec("kserve canary on knative")["predictor"]
+    assert knative["canaryTrafficPercent"] == 5
+    assert image(knative) == VERSIONS.candidate
+    assert spec("kserve blue/green")["canary"][0]["trafficPercent"] == 100
+    rolling = spec("kserve rolling")["predictor"]
+    assert rolling["minReplicas"] == rolling["maxReplicas"] == 10
+    assert rolling["deploymentStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxSurge": 1, "maxUnavailable": "10%"},
+    }
+
+
+@pytest.mark.parametrize("instances", [1, 4, 5, 9, 10, 23])
+def test_ray_serve_rolls_a_fifth_at_a_time(instances):
+    at_once = max(instances // 5, 1)
+    [config] = exported(RAY, Rolling(instances, 0, at_once))
+    schema = engine_fields.schema(engine_fields.RAY_SERVE)
+    assert complaints(schema, config) == []
+    [application] = config["applications"]
+    assert application["runtime_env"] == {"image_uri": VERSIONS.candidate}
+    [deployment] = application["deployments"]
+    assert deployment["num_replicas"] == instances
+    assert deployment["graceful_shutdown_timeout_s"] == 35
+    deployment["num_replica"] = 3
+    assert len(complaints(schema, config)) == 1
+    with pytest.raises(export.CannotExport, match="A Deployment takes any limits"):
+        exported(RAY, Rolling(instances, 1, at_once))
+
+
+def test_an_engines_own_rules_come_out_as_they_went_in():
+    [metric] = metric_of("argo as argo has it")
+    assert (metric["failureLimit"], metric["consecutiveErrorLimit"]) == (0, 4)
+    engine, strategy, settings = CASES["flagger as flagger has it"]
+    canary = one(exported(engine, strategy, **settings), "Canary")
+    assert canary["spec"]["analysis"]["threshold"] == 5
+
+
 # Refusals.
 
 PLAIN = Canary((0.05, 0.5), 60, (GATE,))
@@ -681,6 +771,47 @@ REFUSED = [
     (GATEWAY, Canary((0.5,), 60, ()), {"share": 0.4}, r"it has 0, 0.5, 1"),
     (GATEWAY, Canary((1e-7,), 60, ()), {}, r"round it to six digits"),
     (GATEWAY, Shadow(1, 60, ()), {"share": 0.5}, r"Shadow has no share to choose"),
+    (KSERVE, Shadow(1, 60, ()), {}, r"RequestMirror"),
+    (KSERVE, AB(99, GATE, 60), {}, r"match of a header.*Flagger"),
+    (KSERVE, Bandit("errors", 60, 600), {}, r"patches trafficPercent"),
+    (KSERVE, MultiService({"a": PLAIN}), {}, r"strategy of each service"),
+    (KSERVE, object(), {}, r"it does Basic, BlueGreen, Canary and Rolling"),
+    (KSERVE, PLAIN, {}, r"KServe measures nothing.*Argo Rollouts"),
+    (KSERVE, Canary((0.005,), 60, ()), {}, r"whole percentage"),
+    (KSERVE, Canary((0.5,), 60, (), sticky=True), {}, r"match of a header"),
+    (KSERVE, Rolling(4), {"serverless": True}, r"no Rolling.*Standard mode"),
+    (KSERVE, Rolling(4), {"share": 0.5}, r"Rolling has no share"),
+    (KSERVE, Rolling(4), {"instances": 3}, r"contradicts it"),
+    (RAY, Basic(), {}, r"a Deployment|A Deployment"),
+    (RAY, PLAIN, {}, r"HTTPRoute"),
+    (RAY, BlueGreen(60), {}, r"RayService.*NewCluster"),
+    (RAY, Shadow(1, 60, ()), {}, r"RequestMirror"),
+    (RAY, AB(99, GATE, 60), {}, r"header match"),
+    (RAY, Bandit("errors", 60, 600), {}, r"calls it by its handle"),
+    (RAY, MultiService({"a": PLAIN}), {}, r"an application of its own"),
+    (RAY, object(), {}, r"it does Rolling, and nothing else"),
+    (RAY, Rolling(10), {}, r"Rolling\(10, max_surge=0, max_unavailable=2\)"),
+    (RAY, Rolling(4, 0, 1, gates=(GATE,)), {}, r"Ray Serve measures nothing"),
+    (RAY, Rolling(4, 0, 1, min_ready_s=5), {}, r"a Deployment waits"),
+    (RAY, Rolling(4, 0, 1), {"import_path": "app.py"}, r"a module and a name"),
+    (
+        ARGO,
+        Canary((0.5,), 60, (Gate("errors", Threshold.flagger(0.1, window_s=60)),)),
+        {},
+        r"no_data='error'",
+    ),
+    (
+        FLAGGER,
+        Canary((0.5,), 60, (Gate("errors", Threshold.argo(0.1, window_s=60)),)),
+        {},
+        r"no_data='fail'",
+    ),
+    (
+        ARGO,
+        Canary((0.5,), 60, (Gate("errors", Threshold.sagemaker(0.1, window_s=60)),)),
+        {},
+        r"CloudWatch",
+    ),
 ]
 
 
@@ -752,11 +883,15 @@ def test_every_engine_exports_or_refuses_every_strategy_by_name():
     both = {"Canary", "BlueGreen", "Shadow", "AB"}
     assert known == both | export.BEYOND_FLAGGER.keys()
     assert known == both | export.BEYOND_A_ROUTE.keys()
+    served = {"Basic", "BlueGreen", "Canary", "Rolling"}
+    assert known == served | export.BEYOND_KSERVE.keys()
+    assert known == {"Rolling"} | export.BEYOND_RAY_SERVE.keys()
 
 
 def test_no_anchors_in_the_text():
     for engine, strategy, settings in CASES.values():
-        defaults = {} if engine == "kubernetes" else {"gateway": "edge"}
+        routed = engine in (ARGO, FLAGGER, GATEWAY)
+        defaults = {"gateway": "edge"} if routed else {}
         text = export.to_manifests(
             strategy, VERSIONS, engine=engine, name="phishing", **(defaults | settings)
         )

@@ -11,6 +11,12 @@ from deploylab.rollout.export.flagger_canary import BEYOND_FLAGGER, flagger
 from deploylab.rollout.export.gateway import BEYOND_A_ROUTE, gateway_api
 from deploylab.rollout.export.pods import CannotExport, Pod, Versions
 from deploylab.rollout.export.queries import Prometheus
+from deploylab.rollout.export.serving import (
+    BEYOND_KSERVE,
+    BEYOND_RAY_SERVE,
+    kserve,
+    ray_serve,
+)
 from deploylab.rollout.strategies import Strategy
 
 __all__ = [
@@ -18,6 +24,8 @@ __all__ = [
     "BEYOND_A_ROLLOUT",
     "BEYOND_A_ROUTE",
     "BEYOND_FLAGGER",
+    "BEYOND_KSERVE",
+    "BEYOND_RAY_SERVE",
     "ENGINES",
     "CannotExport",
     "Pod",
@@ -26,7 +34,9 @@ __all__ = [
     "argo_rollouts",
     "flagger",
     "gateway_api",
+    "kserve",
     "kubernetes",
+    "ray_serve",
     "to_manifests",
 ]
 
@@ -36,6 +46,8 @@ ENGINES = {
     "argo-rollouts": argo_rollouts,
     "flagger": flagger,
     "gateway-api": gateway_api,
+    "kserve": kserve,
+    "ray-serve": ray_serve,
 }
 
 

@@ -211,7 +211,7 @@ class _Plan:
                 "successCondition": f"result[0] <= {threshold(gate).limit!r}",
                 "failureLimit": threshold(gate).failures,
                 "inconclusiveLimit": 0,
-                "consecutiveErrorLimit": number - 1,
+                "consecutiveErrorLimit": _errors(gate, number),
                 "provider": {
                     "prometheus": {
                         "address": self.prometheus.address,
@@ -221,6 +221,12 @@ class _Plan:
             }
             for name, gate, number in zip(names(gates), gates, windows, strict=True)
         ]
+
+
+def _errors(gate: Gate, windows: int) -> int:
+    """How many measurements in a row may be without data; one more ends it."""
+    judge = threshold(gate, no_data="error")
+    return judge.errors if judge.no_data == "error" else windows - 1
 
 
 def _windows(gate: Gate, watched_s: int, what: str) -> int:

@@ -165,6 +165,8 @@ class _Analysis:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "webhooks", list(self.webhooks))
+        for gate in self.gates:
+            threshold(gate, no_data="fail")
         lengths = {window_s(gate) for gate in self.gates}
         if len(lengths) > 1:
             raise CannotExport(

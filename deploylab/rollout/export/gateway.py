@@ -71,9 +71,9 @@ def gateway_api(
     if not isinstance(strategy, Canary | BlueGreen | Shadow | AB):
         why = BEYOND_A_ROUTE.get(kind, "it does Canary, BlueGreen, Shadow and AB")
         raise CannotExport(f"an HTTPRoute cannot do {kind}: {why}.")
-    _refuse_gates(strategy, drop_gates)
+    refuse_gates(strategy, drop_gates, "the Gateway API")
     if isinstance(strategy, Canary | BlueGreen):
-        rules = [_weighted(name, _moment(strategy, share))]
+        rules = [_weighted(name, moment(strategy, share))]
     elif share is not None:
         raise ValueError(f"{kind} has no share to choose, so leave share={share} out")
     elif isinstance(strategy, Shadow):
@@ -185,7 +185,8 @@ def _matched(name: str, header: tuple[str, str]) -> list[dict[str, object]]:
     ]
 
 
-def _moment(strategy: Canary | BlueGreen, share: float | None) -> float:
+def moment(strategy: Canary | BlueGreen, share: float | None) -> float:
+    """The share that is exported, which is one that the strategy has."""
     shares = strategy.shares if isinstance(strategy, Canary) else ()
     if share is None:
         return shares[0] if shares else 0.0
@@ -195,19 +196,19 @@ def _moment(strategy: Canary | BlueGreen, share: float | None) -> float:
     return share
 
 
-def _refuse_gates(strategy: Strategy, drop_gates: bool) -> None:
+def refuse_gates(strategy: Strategy, drop_gates: bool, engine: str) -> None:
+    """Refuse what an engine that only routes cannot do: gates, and sticky shares."""
     names: Mapping[str, object] = vars(strategy)
     found = any(names.get(one) for one in ("gates", "before", "guards", "decides"))
     if found and not drop_gates:
         raise CannotExport(
-            "the Gateway API measures nothing, so it has no gates. Argo Rollouts and "
-            "Flagger have them, and move the weights of an HTTPRoute. With "
-            "drop_gates=True they are left out, and somebody has to watch."
+            f"{engine} measures nothing, so it has no gates. Argo Rollouts and Flagger "
+            "have them, and move the weights of an HTTPRoute. With drop_gates=True "
+            "they are left out, and somebody has to watch."
         )
-    sticky = isinstance(strategy, Canary) and strategy.sticky
-    if sticky:
+    if isinstance(strategy, Canary) and strategy.sticky:
         raise CannotExport(
-            "the weights of an HTTPRoute draw each request for itself, so a user would "
+            f"the weights of {engine} draw each request for itself, so a user would "
             "change sides. The nearest is a match of a header that something in front "
-            "sets by user, as for AB."
+            "sets by user, as the Gateway API has for AB (gateway_api)."
         )

@@ -57,10 +57,26 @@ class Prometheus:
         )
 
 
-def threshold(gate: Gate) -> Threshold:
-    """The judge of a gate, if it is one that these engines have."""
-    if isinstance(gate.judge, Threshold):
-        return gate.judge
+def threshold(gate: Gate, no_data: str = "") -> Threshold:
+    """The judge of a gate, if it is one that these engines have.
+
+    no_data: what the engine makes of a window without data, if that matters here; a
+    judge that skips such windows is near enough to it, and said to be in the docstring.
+    """
+    judge = gate.judge
+    if isinstance(judge, Threshold) and judge.within is not None:
+        raise CannotExport(
+            f"the gate on {gate.metric} counts failures within the last {judge.within} "
+            "windows, and these engines count them all. An alarm of CloudWatch does it "
+            "(SageMaker's deployment guardrails). The nearest here is within=None."
+        )
+    if isinstance(judge, Threshold):
+        if no_data and judge.no_data not in ("skip", no_data):
+            raise CannotExport(
+                f"the strategy takes a window without data as {judge.no_data!r}, and the "
+                f"engine as {no_data!r}: give Threshold(..., no_data={no_data!r})."
+            )
+        return judge
     raise CannotExport(
         f"the engines compare a number with a limit, and {type(gate.judge).__name__} "
         "is a test. The nearest is a Threshold; a test needs a service of one's own "
