@@ -73,7 +73,7 @@ def threshold(gate: Gate, no_data: str = "") -> Threshold:
     if isinstance(judge, Threshold):
         if no_data and judge.no_data not in ("skip", no_data):
             raise CannotExport(
-                f"the strategy takes a window without data as {judge.no_data!r}, and the "
+                f"the gate takes a window without data as {judge.no_data!r}, and the "
                 f"engine as {no_data!r}: give Threshold(..., no_data={no_data!r})."
             )
         return judge

@@ -160,7 +160,7 @@ def _revision(pod: Pod, image: str) -> dict[str, object]:
         "name": "kserve-container",
         "image": image,
         "ports": [{"containerPort": pod.port, "protocol": "TCP"}],
-        "readinessProbe": {"httpGet": {"path": pod.ready_path}},
+        "readinessProbe": {"httpGet": {"path": pod.ready_path, "port": pod.port}},
         "resources": {"requests": dict(pod.requests), "limits": dict(pod.limits)},
     }
 
