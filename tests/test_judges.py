@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from deploylab.rollout import drift, peeking
+from deploylab.rollout import Canary, Gate, Shadow, carry_out, drift, peeking
 from deploylab.rollout.judges import (
     SPRT,
     ExactBinomial,
@@ -25,6 +25,7 @@ from deploylab.rollout.judges import (
 from deploylab.rollout.model import MIRROR, USERS, Counts, Measurement, Verdict
 from deploylab.rollout.pairs import pairs_needed
 from deploylab.rollout.samples import first_sample, series
+from deploylab.rollout.simulate import Simulated
 
 F, S, I, E = (  # noqa: E741
     Verdict.FAILED,
@@ -470,11 +471,29 @@ def test_its_level_is_not_its_confidence():
     assert alarms < 20_000 * 0.01 / 3
 
 
+def test_points_that_hang_together_are_blamed():
+    """A healthy version, 60 points with a correlation of 0.8: every seventh time.
+
+    2,000 times, of which 0.14 is 287 give or take 16; |z| < 5.
+    """
+    rng = np.random.default_rng(10)
+    noise = rng.standard_normal((2, 2000, 60))
+    points = np.empty_like(noise)
+    points[..., 0] = noise[..., 0]
+    for at in range(1, 60):
+        points[..., at] = 0.8 * points[..., at - 1] + 0.6 * noise[..., at]
+    alarms = int(MannWhitney(60).high(*(points + 100)).sum())
+    assert abs(alarms - 2000 / 7) < 5 * 16
+
+
 def test_a_judgement_by_ranks():
     judge = MannWhitney(2, at_least=3)
     bad = measured([(50, 5), (50, 6)] * 10, [(50, 0), (50, 1)] * 10)
     assert judge.judge("errors", bad).verdict is F
     assert judge.judge("errors", bad[:4]).verdict is I
+    first = judge.judge("errors", bad[:6])
+    assert first.verdict is judge.judge("errors", bad + bad).verdict
+    assert first == judge.judge("errors", bad)  # what comes later changes nothing
     assert judge.judge("errors", measured([(50, 1)] * 20, [(50, 1)] * 20)).verdict is S
     assert judge.judge("errors", measured([(0, 0)] * 20, [(50, 1)] * 20)).verdict is E
     assert judge.judge("errors", []).verdict is E
@@ -569,6 +588,36 @@ def test_how_many_pairs_it_takes(discordant, expected):
 def test_pairs_that_make_no_sense(wrong):
     with pytest.raises(ValueError):
         wrong()
+
+
+# In a rollout. Healthy and bad are so far apart that a miss has a chance below 1e-6,
+# but for the tests of level alpha, whose seed is fixed.
+
+ROLLOUTS = {
+    "exact": (ExactBinomial(0.02, 400, 1e-7), Canary),
+    "sequential": (SPRT(0.01, 0.05, 1e-7, 1e-7), Canary),
+    "ranks": (MannWhitney(1, at_least=30), Canary),
+    "predictions": (PredictionDrift(600, 1e-7), Canary),
+    "pairs": (McNemar(600, 1e-7), Shadow),
+    "argo": (Threshold.argo(0.03, window_s=10), Canary),
+    "flagger": (Threshold.flagger(0.03, window_s=10), Canary),
+    "sagemaker": (Threshold.sagemaker(0.03, window_s=10), Canary),
+}
+
+
+@pytest.mark.parametrize("name", ROLLOUTS)
+@pytest.mark.parametrize(("rate", "ends"), [(0.01, "good"), (0.2, "bad")])
+def test_a_rollout_ends_as_its_judge_says(name, rate, ends):
+    judge, kind = ROLLOUTS[name]
+    gates = (Gate("wrong", judge),)
+    if kind is Shadow:
+        strategy = Shadow(1.0, 60, gates, on_doubt="go on")
+    else:
+        strategy = Canary((0.5,), 60, gates, on_doubt="go on")
+    rates = {"stable": {"wrong": 0.01}, "candidate": {"wrong": rate}}
+    report = carry_out(strategy, Simulated(rates, 200, np.random.default_rng(18)))
+    good = "passed" if kind is Shadow else "promoted"
+    assert report.outcome == (good if ends == "good" else "aborted")
 
 
 # Predictions.

@@ -61,7 +61,7 @@ def threshold(gate: Gate, no_data: str = "") -> Threshold:
     """The judge of a gate, if it is one that these engines have.
 
     no_data: what the engine makes of a window without data, if that matters here; a
-    judge that skips such windows is near enough to it, and said to be in the docstring.
+    judge that skips such windows is exported as near as the engine's function says.
     """
     judge = gate.judge
     if isinstance(judge, Threshold) and judge.within is not None:
@@ -81,8 +81,7 @@ def threshold(gate: Gate, no_data: str = "") -> Threshold:
         f"the engines compare a number with a limit, and {type(gate.judge).__name__} "
         "is a test. The nearest is a Threshold; a test needs a service of one's own "
         "that the engine asks for the verdict (in Argo Rollouts a metric of the "
-        "provider web or kayenta, in Flagger a webhook). With drop_gates=True all "
-        "gates are left out."
+        "provider web or kayenta, in Flagger a webhook)."
     )
 
 
