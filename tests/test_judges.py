@@ -270,6 +270,7 @@ def test_two_looks_are_a_double_integral():
     assert peeking.peeking(2) == pytest.approx(1 - inside, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_bounds_that_keep_the_level():
     """Pocock's and O'Brien and Fleming's published constants, for 5 and 10 looks."""
     assert peeking.pocock(5) == pytest.approx([2.413] * 5, abs=5e-4)
@@ -349,6 +350,7 @@ def test_the_sequential_test_against_the_dynamic_programme():
     assert judge.exact(0.02) == pytest.approx((0.79889, 535.71), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [0.05, 0.1, 0.2])
 def test_the_dynamic_programme_against_all_paths(rate):
     """The same test, 20,000 times, request by request; |z| < 5."""
@@ -460,6 +462,7 @@ def test_what_is_high_and_what_passes():
     assert not MannWhitney(60, increase=2.0).high(higher, base)
 
 
+@pytest.mark.slow
 def test_its_level_is_not_its_confidence():
     """z must pass 2.3263 / 0.75: 0.00096 a side, and not 0.01 (20,000 times)."""
     rng = np.random.default_rng(9)
@@ -543,6 +546,7 @@ def test_a_judgement_of_pairs():
     assert judge.judge("wrong", later).verdict is F
 
 
+@pytest.mark.slow
 def test_asking_again_and_again_keeps_the_level_of_pairs():
     """1,000 healthy shadows, asked after each of 20 looks: at most alpha (|z| < 5)."""
     rng = np.random.default_rng(12)

@@ -56,7 +56,9 @@ class Threshold:
     fails if its events exceed ``floor(limit * requests)``: what "a success rate of at
     least 1 - limit" means when requests are counted.
 
-    ``argo``, ``flagger`` and ``sagemaker`` have the rules of these engines.
+    ``argo``, ``flagger`` and ``sagemaker`` have the rules of these engines. A Gate asks
+    no judge as long as the candidate has had no request at all: to see what an engine
+    makes of that, ask the judge itself.
     """
 
     limit: float
