@@ -331,6 +331,14 @@ def test_its_bound_is_the_least_that_keeps_the_level():
             assert least == int(np.flatnonzero(tails <= alpha)[0])
 
 
+def test_it_fails_from_its_bound_on():
+    judge = ExactBinomial(0.1, 40)
+    least = int(judge.fails_at(40))
+    for events in range(41):
+        verdict = judge.judge("errors", measured([(40, events)])).verdict
+        assert verdict is (F if events >= least else S)
+
+
 def test_it_looks_once():
     judge = ExactBinomial(0.01, 100)
     early = measured([(60, 0), (60, 6)])
@@ -419,7 +427,7 @@ def kayenta_root(x: np.ndarray, y: np.ndarray, z: float) -> float:
     return optimize.brentq(statistic, low, high, xtol=1e-12)
 
 
-@pytest.mark.parametrize("decimals", [9, 1])
+@pytest.mark.parametrize("decimals", [9, 1, 0])
 def test_the_interval_is_kayentas(decimals):
     rng = np.random.default_rng(5)
     judge = MannWhitney(60)
@@ -432,6 +440,11 @@ def test_the_interval_is_kayentas(decimals):
         assert high == pytest.approx(kayenta_root(x, y, -z), abs=1e-8)
         assert low <= shift <= high
         assert shift == np.median(x[:, None] - y)
+    # Equal points narrow it: those of one side stay equal at any shift.
+    x, y = np.repeat([9.0, 10.0], [5, 25]), rng.normal(9, 2, 30)
+    low, _, high = judge.interval(x, y)
+    assert low == pytest.approx(kayenta_root(x, y, z), abs=1e-8)
+    assert high == pytest.approx(kayenta_root(x, y, -z), abs=1e-8)
     # Too few points for any interval: it is as wide as it can be.
     x, y = np.array([1.0, 2.0]), np.array([0.0, 5.0])
     assert judge.interval(x, y)[::2] == (-4.0, 2.0)
