@@ -625,3 +625,15 @@ def test_every_strategy_is_exported_or_refused_by_name():
         and name != "Strategy"
     }
     assert known == {"Basic", "Rolling"} | export.BEYOND_A_DEPLOYMENT.keys()
+
+
+def test_basic_sleeps_only_when_it_is_told_to():
+    def pod_of(**settings):
+        _, deployment, _ = exported(Basic(), **settings)
+        pod = deployment["spec"]["template"]["spec"]
+        [container] = pod["containers"]
+        return container.get("lifecycle"), pod["terminationGracePeriodSeconds"]
+
+    assert pod_of() == (None, 35)
+    asleep = {"preStop": {"sleep": {"seconds": 15}}}
+    assert pod_of(pre_stop_s=15) == (asleep, 50)

@@ -11,11 +11,32 @@ import numpy as np
 from scipy import stats
 from scipy.special import logsumexp
 
+from deploylab.rollout.drift import PredictionDrift
+from deploylab.rollout.kayenta import MannWhitney
+from deploylab.rollout.known_rates import SPRT, ExactBinomial
 from deploylab.rollout.model import Judgement, Measurement, Verdict
+from deploylab.rollout.pairs import McNemar
+
+__all__ = [
+    "SPRT",
+    "ExactBinomial",
+    "FixedSample",
+    "MannWhitney",
+    "McNemar",
+    "PredictionDrift",
+    "SplitEProcess",
+    "Threshold",
+    "sample_ratio_p",
+]
 
 Share = float | np.ndarray
 #: Chance at which a sample-ratio check gives a false alarm, per look.
 RATIO_ALARM = 1e-6
+
+
+#: What a window without enough requests means: it is not judged; it is a failed one; a
+#: good one; or an error, of which only so many in a row are borne.
+NO_DATA = ("skip", "fail", "pass", "error")
 
 
 @dataclass(frozen=True)
@@ -24,19 +45,29 @@ class Threshold:
 
     limit: the largest share of requests that may count as events, from 0 to 1.
     failures: how many windows may exceed it; one more fails. at_least: requests that a
-    window needs to be judged; if no window under the present share has had so many,
-    the verdict is ERROR. window_s: length of a window in seconds.
+    window needs to be judged. window_s: length of a window in seconds. within: of how
+    many windows, the last ones, failures are counted; None for all.
+    no_data: what a window with fewer requests means, see NO_DATA; "skip" asks that one
+    window under the present share is judged, or the verdict is ERROR. errors: with
+    "error", how many such windows in a row are borne; one more is an ERROR.
 
     Windows follow each other without a gap while the share stays as it is; an answer
     that comes late, of a share that is over, counts in the present window. A window
     fails if its events exceed ``floor(limit * requests)``: what "a success rate of at
     least 1 - limit" means when requests are counted.
+
+    ``argo``, ``flagger`` and ``sagemaker`` have the rules of these engines. A Gate asks
+    no judge as long as the candidate has had no request at all: to see what an engine
+    makes of that, ask the judge itself.
     """
 
     limit: float
     failures: int = 0
     at_least: int = 1
     window_s: float = 0.0
+    no_data: str = "skip"
+    errors: int = 4
+    within: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.limit < 1:
@@ -44,27 +75,129 @@ class Threshold:
                 f"a limit is a share of requests, from 0 to 1, not {self.limit}; for "
                 "1 % write 0.01"
             )
+        if self.no_data not in NO_DATA:
+            raise ValueError(
+                f"no_data is one of {', '.join(NO_DATA)}, not {self.no_data!r}"
+            )
+        if self.within is not None and self.within <= self.failures:
+            raise ValueError(
+                f"of the last {self.within} windows {self.failures + 1} never fail, so "
+                "nothing would; count failures within more windows"
+            )
+
+    @classmethod
+    def argo(
+        cls,
+        limit: float,
+        *,
+        window_s: float,
+        failure_limit: int = 0,
+        consecutive_error_limit: int = 4,
+    ) -> Threshold:
+        """A metric of an AnalysisTemplate of Argo Rollouts, with Argo's defaults.
+
+        It fails once ``failed > failureLimit``: with 3 it takes four failures, although
+        the documentation says three. A measurement without data is an Error, and one
+        more in a row than ``consecutiveErrorLimit`` ends the analysis; a measurement
+        with data starts their count again. An analysis that ends before it has measured
+        anything is Successful. argoproj/argo-rollouts, commit 9f8d111,
+        ``analysis/analysis.go``, ``assessMetricStatus``.
+        """
+        return cls(
+            limit,
+            failure_limit,
+            window_s=window_s,
+            no_data="error",
+            errors=consecutive_error_limit,
+        )
+
+    @classmethod
+    def flagger(cls, limit: float, *, window_s: float, threshold: int = 1) -> Threshold:
+        """A metric of a Canary of Flagger, with Flagger's defaults.
+
+        It fails once ``failed checks >= threshold``, and 0 is taken for 1. A check
+        without a value is a failed one, and a check that passes does not start the
+        count again. Flagger acts on it one interval later, which is not the judge's.
+        fluxcd/flagger, commit 15bd6ad5, ``pkg/controller/scheduler.go``.
+        """
+        return cls(limit, max(threshold, 1) - 1, window_s=window_s, no_data="fail")
+
+    @classmethod
+    def sagemaker(
+        cls,
+        limit: float,
+        *,
+        window_s: float,
+        datapoints_to_alarm: int = 1,
+        evaluation_periods: int = 1,
+    ) -> Threshold:
+        """An alarm of CloudWatch in the baking period of a SageMaker endpoint.
+
+        It fails, and all traffic goes back, once ``datapoints_to_alarm`` of the last
+        ``evaluation_periods`` windows exceed the limit. An alarm without data is in the
+        state INSUFFICIENT_DATA and not in ALARM: so a version without any traffic
+        passes. A single window without data is taken for a good one here, as with
+        TreatMissingData notBreaching; by default CloudWatch looks further back. After
+        the Amazon SageMaker Developer Guide, Auto-Rollback Configuration and
+        Monitoring.
+        """
+        return cls(
+            limit,
+            datapoints_to_alarm - 1,
+            window_s=window_s,
+            no_data="pass",
+            within=evaluation_periods,
+        )
 
     def judge(self, metric: str, measurements: Sequence[Measurement]) -> Judgement:
         """FAILED once too many windows failed; SUCCESSFUL once one was judged."""
-        failed = judged = 0
+        bad: list[bool] = []
+        failed = judged = gaps = 0
         why = f"no window of this share has had {self.at_least} requests"
-        present = None
-        for share, requests, events in self._windows(metric, measurements):
-            if share != present:
-                present, judged = share, 0
-            if requests < max(1, self.at_least):
+        for requests, events in self._windows(metric, measurements):
+            if requests is None:  # another share
+                judged = 0
                 continue
-            judged += 1
-            allowed = self.allowed(requests)
-            if events > allowed:
-                failed += 1
-                why = f"{events} of {requests} in a window, {allowed} allowed"
+            if requests < max(1, self.at_least):
+                gaps += 1
+                if self.no_data == "error" and gaps > self.errors:
+                    return Judgement(Verdict.ERROR, f"{gaps} windows without data")
+                bad.append(self.no_data == "fail")
+                said = "a window without data"
+            else:
+                gaps = 0
+                judged += 1
+                allowed = self.allowed(requests)
+                bad.append(events > allowed)
+                said = f"{events} of {requests} in a window, {allowed} allowed"
+            failed += bad[-1]
+            if self.within and len(bad) > self.within:
+                failed -= bad[-1 - self.within]
+            why = said if bad[-1] else why
             if failed > self.failures:
                 return Judgement(Verdict.FAILED, why)
         if not judged:
-            return Judgement(Verdict.ERROR, why)
-        return Judgement(Verdict.SUCCESSFUL, f"{failed} of {judged} windows failed")
+            if self.no_data in ("skip", "fail"):
+                return Judgement(Verdict.ERROR, why)
+            return Judgement(Verdict.SUCCESSFUL, "nothing measured, nothing failed")
+        return Judgement(Verdict.SUCCESSFUL, f"{sum(bad)} of {judged} windows failed")
+
+    def fails_at(self, requests: np.ndarray, events: np.ndarray) -> np.ndarray:
+        """At which window it fails, from counts per window along the last axis.
+
+        Shapes (..., windows), and (...) of the result: the place of the window, from 0;
+        -1 if none is one too many. Whole windows only, as if under one share.
+        """
+        requests, events = np.broadcast_arrays(requests, events)
+        full = requests >= max(1, self.at_least)
+        bad = full & (events > np.floor(self.limit * requests + 1e-9))
+        if self.no_data == "fail":
+            bad |= ~full
+        count = np.cumsum(bad, -1)
+        if self.within:
+            count[..., self.within :] -= np.cumsum(bad, -1)[..., : -self.within]
+        too_many = count > self.failures
+        return np.where(too_many.any(-1), too_many.argmax(-1), -1)
 
     def allowed(self, requests: int) -> int:
         """The most events that a window of so many requests may have."""
@@ -80,8 +213,8 @@ class Threshold:
 
     def _windows(
         self, metric: str, measurements: Sequence[Measurement]
-    ) -> Iterator[tuple[float, int, int]]:
-        """Share, requests and events of each; of one that is not full, no requests."""
+    ) -> Iterator[tuple[int | None, int]]:
+        """Requests and events of each that is full; None where the share changes."""
         share = start = None
         requests = events = 0
         seen_s = -inf
@@ -92,12 +225,12 @@ class Threshold:
             seen_s = max(seen_s, one.to_s)
             if one.share != share and not late:
                 share, start, requests, events = one.share, None, 0, 0
-                yield share, 0, 0
+                yield None, 0
             start = one.from_s if start is None else start
             requests += one.candidate.requests
             events += one.candidate.events.get(metric, 0)
             if not late and one.to_s - start >= self.window_s - 1e-9:
-                yield share, requests, events
+                yield requests, events
                 start, requests, events = None, 0, 0
 
 

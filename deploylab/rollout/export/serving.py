@@ -1,0 +1,250 @@
+"""A strategy for servers of models: KServe's InferenceService, and Ray Serve."""
+
+from __future__ import annotations
+
+import re
+
+from deploylab.rollout.export.gateway import moment, refuse_gates
+from deploylab.rollout.export.pods import (
+    CannotExport,
+    Pod,
+    Versions,
+    check_name,
+    check_numbers,
+    metadata,
+    to_yaml,
+)
+from deploylab.rollout.export.queries import percent
+from deploylab.rollout.model import CANDIDATE
+from deploylab.rollout.strategies import Basic, BlueGreen, Canary, Rolling, Strategy
+
+#: What an InferenceService lacks for each strategy, and what has it.
+BEYOND_KSERVE = {
+    "Shadow": (
+        "it copies no requests. The Gateway API does, with the filter RequestMirror "
+        "(gateway_api)"
+    ),
+    "AB": (
+        "its share draws each request for itself. The Gateway API has a match of a "
+        "header (gateway_api), and Flagger tests on one (flagger)"
+    ),
+    "Bandit": (
+        "nobody computes the share anew. The nearest is a controller of one's own that "
+        "patches trafficPercent of the InferenceService which Canary((0.5,), ...) gives"
+    ),
+    "MultiService": "an InferenceService is one; export the strategy of each service",
+}
+
+#: What Ray Serve lacks for each strategy, and what has it.
+BEYOND_RAY_SERVE = {
+    "Basic": (
+        "it starts the new replicas while the old ones serve. A Deployment of the type "
+        "Recreate does Basic (kubernetes)"
+    ),
+    "Canary": (
+        "an application runs one version, and nothing divides traffic between two. The "
+        "nearest is an application for each version behind an HTTPRoute (gateway_api)"
+    ),
+    "BlueGreen": (
+        "a configuration is updated in place. The nearest is KubeRay, whose RayService "
+        "starts a second cluster and moves all traffic when it is ready "
+        "(upgradeStrategy NewCluster); it has no gates and does not keep the old side"
+    ),
+    "Shadow": (
+        "it copies no requests. The Gateway API does, with the filter RequestMirror "
+        "(gateway_api)"
+    ),
+    "AB": (
+        "it does not divide users. The nearest is an application for each version, "
+        "behind the header match of an HTTPRoute (gateway_api)"
+    ),
+    "Bandit": (
+        "nothing divides traffic between two versions. The nearest is a deployment of "
+        "one's own that draws a version for each request and calls it by its handle"
+    ),
+    "MultiService": "export the strategy of each service as an application of its own",
+}
+
+#: How much of a deployment Ray Serve replaces at once, and at least one replica.
+RAY_AT_ONCE = 0.2
+
+
+def kserve(
+    strategy: Strategy,
+    versions: Versions,
+    *,
+    name: str,
+    share: float | None = None,
+    instances: int | None = None,
+    serverless: bool = False,
+    pod: Pod | None = None,
+    drop_gates: bool = False,
+) -> str:
+    """An InferenceService (serving.kserve.io/v1beta1) as YAML.
+
+    KServe has shares and no gates, no steps and no time: so a strategy with gates is
+    refused, unless ``drop_gates=True`` leaves them out, and the next stage is another
+    export. ``Canary`` becomes ``spec.canary``, the candidate with its trafficPercent
+    beside the stable version: for the Standard mode of KServe 0.20 (kserve/kserve, pull
+    request 5672, and the definition of commit aaac4e294). ``serverless=True`` gives
+    what the Knative mode has instead: canaryTrafficPercent on a predictor that runs the
+    candidate; the stable version is the revision that had all traffic last, as KServe
+    remembers it, so it is not in the file. ``BlueGreen`` is the same with a share of 0
+    or 1. ``Rolling`` becomes the deploymentStrategy of the Standard mode with both
+    limits written out, ``Basic`` its type Recreate. Raises CannotExport for the other
+    strategies and for shares that are no whole percentage; ValueError for what the API
+    server would refuse.
+
+    versions: the two images. name: of the service. share: the candidate's, for
+    ``Canary`` one of its shares, 0 or 1, at first its first; for ``BlueGreen`` 0 or 1,
+    at first 0. instances: of each version, at least and at most, since an autoscaler
+    would change what a share means to one of them; 1 unless given.
+    """
+    kind = type(strategy).__name__
+    if not isinstance(strategy, Basic | BlueGreen | Canary | Rolling):
+        why = BEYOND_KSERVE.get(kind, "it does Basic, BlueGreen, Canary and Rolling")
+        raise CannotExport(f"an InferenceService cannot do {kind}: {why}.")
+    refuse_gates(strategy, drop_gates, "KServe")
+    if isinstance(strategy, Rolling):
+        if instances not in (None, strategy.instances):
+            raise ValueError(
+                f"the strategy has {strategy.instances} instances, so instances="
+                f"{instances} contradicts it; leave it out"
+            )
+        instances = strategy.instances
+    instances = 1 if instances is None else instances
+    pod = pod or Pod()
+    check_name(f"{name}-candidate-predictor")
+    check_numbers(instances=instances)
+    moved = isinstance(strategy, BlueGreen | Canary)
+    if serverless and not moved:
+        raise CannotExport(
+            f"in its Knative mode KServe has no {kind}: a new revision takes over when "
+            "it is ready. Its Standard mode has the limits (serverless=False)."
+        )
+    if share is not None and not moved:
+        raise ValueError(f"{kind} has no share to choose, so leave share={share} out")
+    part = percent(moment(strategy, share)) if moved else 0
+    count = {"minReplicas": instances, "maxReplicas": instances}
+    if serverless:
+        revision = {**count, "containers": [_revision(pod, versions.candidate)]}
+        spec = {"predictor": {"canaryTrafficPercent": part, **revision}}
+    elif moved:
+        candidate = {
+            "name": CANDIDATE,
+            "minReplicas": instances,
+            **pod.spec(versions.candidate, "kserve-container"),
+        }
+        stable = {**count, **pod.spec(versions.stable, "kserve-container")}
+        beside = {"trafficPercent": part, "predictor": candidate}
+        spec = {"predictor": stable, "canary": [beside]}
+    else:
+        how = {"deploymentStrategy": _in_waves(strategy)}
+        pods = pod.spec(versions.candidate, "kserve-container")
+        spec = {"predictor": {**count, **how, **pods}}
+    about = metadata(name, {"app.kubernetes.io/name": name})
+    mode = "Knative" if serverless else "Standard"
+    about["annotations"] = {"serving.kserve.io/deploymentMode": mode}
+    service = {
+        "apiVersion": "serving.kserve.io/v1beta1",
+        "kind": "InferenceService",
+        "metadata": about,
+        "spec": spec,
+    }
+    return to_yaml([service])
+
+
+def _revision(pod: Pod, image: str) -> dict[str, object]:
+    """A container as Knative takes it, which starts and stops pods in its own way."""
+    return {
+        "name": "kserve-container",
+        "image": image,
+        "ports": [{"containerPort": pod.port, "protocol": "TCP"}],
+        "readinessProbe": {"httpGet": {"path": pod.ready_path, "port": pod.port}},
+        "resources": {"requests": dict(pod.requests), "limits": dict(pod.limits)},
+    }
+
+
+def _in_waves(strategy: Basic | Rolling) -> dict[str, object]:
+    if isinstance(strategy, Basic):
+        return {"type": "Recreate"}
+    limits = {
+        "maxSurge": strategy.max_surge,
+        "maxUnavailable": strategy.max_unavailable,
+    }
+    return {"type": "RollingUpdate", "rollingUpdate": limits}
+
+
+def ray_serve(
+    strategy: Strategy,
+    versions: Versions,
+    *,
+    name: str,
+    import_path: str,
+    deployment: str = "Model",
+    drain_s: int = 35,
+    port: int = 8000,
+    drop_gates: bool = False,
+) -> str:
+    """A configuration of Ray Serve as YAML, for ``serve deploy``.
+
+    Ray Serve does one thing: when an application changes, it replaces a fifth of a
+    deployment's replicas at a time, at least one, and starts as many new ones when the
+    old ones have stopped (``deployment_state.py``, ``max(int(0.2 * n), 1)``). So
+    ``Rolling`` is exported if it says just that: ``max_surge=0`` and that number as
+    ``max_unavailable``; others are refused, with the number. It has no gates, and no
+    time that a replica must have been ready. Raises CannotExport for the other
+    strategies, ValueError for settings that make no sense.
+
+    versions: the two images; the application runs in the candidate's, as its runtime
+    environment's ``image_uri``. name: of the application. import_path: of the
+    application in it, as in ``service.app:application``. deployment: the name of the
+    one deployment that the strategy is of. drain_s: after how long a replica that is to
+    go is stopped, whether or not it has answered. port: of the HTTP proxies.
+    """
+    kind = type(strategy).__name__
+    if not isinstance(strategy, Rolling):
+        why = BEYOND_RAY_SERVE.get(kind, "it does Rolling, and nothing else")
+        raise CannotExport(f"Ray Serve cannot do {kind}: {why}.")
+    refuse_gates(strategy, drop_gates, "Ray Serve")
+    check_name(name)
+    check_numbers(drain_s=drain_s, port=port)
+    at_once = max(int(RAY_AT_ONCE * strategy.instances), 1)
+    if strategy.limits != (0, at_once):
+        raise CannotExport(
+            f"of {strategy.instances} replicas Ray Serve replaces {at_once} at once, "
+            "and starts none beyond them: that is "
+            f"Rolling({strategy.instances}, max_surge=0, max_unavailable={at_once}). "
+            "A Deployment takes any limits (kubernetes)."
+        )
+    if strategy.min_ready_s:
+        raise CannotExport(
+            "Ray Serve goes on as soon as a replica is ready; a Deployment waits for "
+            "min_ready_s (kubernetes)."
+        )
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", import_path):
+        raise ValueError(
+            f"import_path is a module and a name, as in service.app:application, not "
+            f"{import_path!r}"
+        )
+    application = {
+        "name": name,
+        "route_prefix": "/",
+        "import_path": import_path,
+        "runtime_env": {"image_uri": versions.candidate},
+        "deployments": [
+            {
+                "name": deployment,
+                "num_replicas": strategy.instances,
+                "graceful_shutdown_timeout_s": drain_s,
+                "health_check_period_s": 10,
+                "health_check_timeout_s": 30,
+            }
+        ],
+    }
+    config = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": "0.0.0.0", "port": port},
+        "applications": [application],
+    }
+    return to_yaml([config])
