@@ -33,7 +33,7 @@ def there_is_redis():
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not there_is_redis(), reason="no broker on this machine"),
+    pytest.mark.skipif(not there_is_redis(), reason="redis is missing"),
 ]
 
 
