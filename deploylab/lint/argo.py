@@ -459,6 +459,7 @@ class Rollout:
         post: bool = False,
     ) -> float:
         """Plan one analysis run; the time at which it ends."""
+        self.gate.focus = self.gate.focus or line
         measures = self._measures(analysis, names, line)
         ends_s = at_s
         delays = {m.delay_s for m in measures}
@@ -792,9 +793,7 @@ class Rollout:
                 self.gate.not_computed.append(f"{measure.name}: {measure.why_not}")
                 continue
             if measure.metric.reads == STABLE:
-                self.gate.not_computed.append(
-                    f"{measure.name}: it reads the old version"
-                )
+                self.gate.remarks.append(f"{measure.name}: it reads the old version")
             window_s = measure.ratio.window_s or self.world.scrape_s
             self.timeline.metrics.append(measure.metric)
             looks += self._looks(measure, at_s, until_s, window_s, rate)

@@ -218,7 +218,7 @@ class Canary:
             most = weights[-1]
         if not step:
             self._stuck(
-                analysis.line, "no stepWeight, no stepWeights and no iterations"
+                self.gate.focus, "no stepWeight, no stepWeights and no iterations"
             )
         weights = []
         while not weights or weights[-1] < most:
