@@ -105,6 +105,7 @@ def _number(least: float, most: float, above: bool = False) -> Callable[[str], f
 def lint_files(options: argparse.Namespace) -> int:
     """Lint what the options name; the exit status."""
     from deploylab.lint import World, as_json, as_text, lint
+    from deploylab.lint.read import MAX_BYTES
 
     if options.bad <= options.healthy:
         print(
@@ -116,9 +117,16 @@ def lint_files(options: argparse.Namespace) -> int:
     world = World(
         options.rps, options.healthy, options.bad, options.scrape, options.person
     )
-    stdin = sys.stdin.buffer.read() if "-" in options.paths else b""
+    stdin = b""
+    if "-" in options.paths and sys.stdin:
+        stdin = sys.stdin.buffer.read(MAX_BYTES + 1)
     report = lint(options.paths, world, stdin, options.skip_others)
-    print((as_json if options.format == "json" else as_text)(report))
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        print((as_json if options.format == "json" else as_text)(report), flush=True)
+    except BrokenPipeError:  # whoever read it has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return report.status(options.fail_on, options.skip_others)
 
 

@@ -1,4 +1,4 @@
-"""`deploylab lint`: traps and their lines, bad input, exit statuses, what it imports."""
+"""`deploylab lint`: traps and their lines, bad input, exit statuses, imports."""
 
 from __future__ import annotations
 
@@ -436,6 +436,46 @@ def test_a_list_is_taken_apart():
     assert lint(["-"], stdin=text.encode()).gates[0].healthy is not None
 
 
+def test_what_a_file_could_write_on_a_terminal_is_taken_out():
+    text = argo(metric()).replace("name: a}", 'name: "a\\e[2J\\nb"}', 1)
+    shown = as_text(lint(["-"], stdin=text.encode()))
+    assert "Rollout a?[2J?b (Argo Rollouts)" in shown
+
+
+BIG = {
+    "lines": "\n" * 900_000,
+    "spaces": " " * 900_000 + "a: 1",
+    "braces": "a: '" + "{" * 900_000 + "'",
+    "references": "---".join(
+        argo(
+            "  []", f"  templates: [{', '.join([f'{{templateName: t{n + 1}}}'] * 9)}]"
+        ).replace("name: t}", f"name: t{n}}}")
+        for n in range(15)
+    ),
+    "fields": argo(metric()) + "".join(f"  unknown{n}: 1\n" for n in range(20_000)),
+    "exponent": argo(metric()).replace("<= 0.01", "<= 1e-999999999"),
+    "query": argo(metric(query="{{" * 400_000)),
+    "looks": argo(metric()).replace("10m", "1s").replace("count: 3", "count: 1000000"),
+    "empty looks": argo(metric("    consecutiveErrorLimit: 900000")).replace(
+        "setWeight: 20", "setWeight: 0"
+    ),
+    "limits": argo(metric("    failureLimit: 4000\n    inconclusiveLimit: 4000"))
+    .replace("10m", "1s")
+    .replace("count: 3", "count: 4000"),
+    "steps": argo(metric()).replace(
+        "      - setWeight: 20", "      - setWeight: 20\n" * 5000
+    ),
+    "window": flagger(BUILT_IN.replace("10m", "8000h")),
+    "threshold": flagger(BUILT_IN).replace("threshold: 2", "threshold: 1000000"),
+}
+
+
+@pytest.mark.parametrize("name", BIG)
+def test_what_is_large_in_one_way_comes_to_an_end(name):
+    """No clock: one that does not end runs into the tests' own limit."""
+    as_text(lint(["-"], stdin=BIG[name].encode()))
+
+
 @given(st.binary(max_size=400))
 @settings(max_examples=300, deadline=None)
 def test_random_bytes_never_raise(raw):
@@ -547,6 +587,18 @@ def test_the_command_reads_stdin_and_prints_what_it_assumes():
     assert done.returncode == 0
     assert "assumed: 7 requests/s at a steady rate (--rps)" in done.stdout
     assert done.stderr == ""
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure():
+    with subprocess.Popen(
+        [sys.executable, "-m", "deploylab.cli", "lint", str(CONFIGS)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 1
 
 
 def test_json_has_the_documented_fields():

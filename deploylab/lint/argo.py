@@ -49,6 +49,8 @@ from deploylab.lint.read import Document, List, Map, Unreadable
 
 ERROR_RETRY_S = 10.0
 ERRORS_IN_A_ROW = 4
+#: Of one rollout; more are not followed.
+MAX_STEPS = 200
 
 
 @dataclass
@@ -76,6 +78,7 @@ class Templates:
 
     def __init__(self, documents: Iterable[Document], findings: list[Finding]) -> None:
         self.found: dict[tuple[str, str, str], Notebook] = {}
+        self._sound: set[int] = set()
         for document in documents:
             if document.kind in ("AnalysisTemplate", "ClusterAnalysisTemplate"):
                 book = Notebook(document, findings)
@@ -98,6 +101,8 @@ class Templates:
         return None
 
     def _refuse_cycles(self, book: Notebook, above: list[Notebook]) -> None:
+        if id(book) in self._sound:
+            return
         if len(above) > 20:
             raise _cycle(book, "templates that refer to templates, more than 20 deep")
         for reference in _references(book.document.spec):
@@ -113,6 +118,7 @@ class Templates:
                 )
             if next_book:
                 self._refuse_cycles(next_book, [*above, book])
+        self._sound.add(id(book))
 
 
 def _cycle(book: Notebook, what: str) -> Unreadable:
@@ -202,6 +208,8 @@ class Rollout:
             both=_strings(self.document.name, self.spec.at("workloadRef", "name")),
         )
         steps = self.book.maps(canary, "steps")
+        if len(steps) > MAX_STEPS:
+            raise NotComputed(f"more than {MAX_STEPS} steps")
         background = self.book.map(canary, "analysis")
         starting = 0
         if background is not None:
@@ -819,12 +827,13 @@ class Rollout:
         assert measure.metric
         number = len(self.timeline.metrics) - 1
         looks: list[Look] = []
-        now, taken, errors, empty = at_s + measure.delay_s, 0, 0, 0
+        now, taken, errors, empty, tries = at_s + measure.delay_s, 0, 0, 0, 0
         thin: list[tuple[int, int]] = []
         while measure.count is None or taken < measure.count:
+            tries += 1
             if until_s is not None and now >= until_s - 1e-6:
                 break
-            if len(looks) >= MAX_LOOKS:
+            if tries > MAX_LOOKS:
                 raise NotComputed(f"it looks more than {MAX_LOOKS:,} times")
             look = Look(now, now - window_s, number)
             mine, theirs = self.timeline.read(rate, look)
@@ -865,7 +874,7 @@ class Rollout:
                 "nothing, a failure or an error.",
                 "Set initialDelay to the length of the window, or pause before.",
             )
-        few_errors(book, node.line_of("provider"), measure.name, thin, rate)
+        few_errors(book, node.line_of("provider"), measure.metric, thin, rate)
 
     def _windows(
         self, measure: Measure, at_s: float, until_s: float | None, window_s: float
@@ -1033,7 +1042,7 @@ def makes_no_sense(book: Notebook, line: int, metric: Metric) -> None:
 
 
 def few_errors(
-    book: Notebook, line: int, name: str, thin: list[tuple[int, int]], rate: float
+    book: Notebook, line: int, metric: Metric, thin: list[tuple[int, int]], rate: float
 ) -> None:
     """A finding on looks that a single error fails: (requests, errors allowed)."""
     strict = [requests for requests, allowed in thin if allowed == 0]
@@ -1042,12 +1051,22 @@ def few_errors(
     book.find(
         "DL204",
         line,
-        f"{len(strict)} of {len(thin)} looks of {name} hold so few requests "
+        f"{len(strict)} of {len(thin)} looks of {metric.name} hold so few requests "
         f"({min(strict)} at the least, at {rate:g} requests/s) that one error fails",
         "At low traffic a share jumps: one request more in a window may let one "
         "error pass.",
-        "Look over a longer time, or at a larger share.",
+        f"Look over a longer time, or at a larger share{_enough(metric)}.",
     )
+
+
+def _enough(metric: Metric) -> str:
+    """From how many requests on one error passes, in words; "" if it never does."""
+    bound = metric.good
+    if not bound or not bound.at_most or bound.limit <= 0:
+        return ""
+    least = math.ceil(1 / bound.limit)
+    least += not bound.or_equal and bound.limit * least == 1
+    return f": from {least:,} requests on, one error passes"
 
 
 def _allowed(metric: Metric, requests: int) -> int:

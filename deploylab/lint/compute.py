@@ -254,6 +254,13 @@ def _last_looks(timeline: Timeline) -> dict[int, int]:
 
 def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
     """By dynamic programming over (failures, doubts) of each; None if too big."""
+    work = len(timeline.looks)
+    for metric in timeline.metrics:
+        work *= min(metric.failures + 1, len(timeline.looks))
+        work *= min(metric.doubts + 1, len(timeline.looks))
+    if work > MAX_STATES * 10:
+        return None
+    laws: dict[tuple[int, int, int], tuple[float, float]] = {}
     empty = ((0, 0),) * len(timeline.metrics)
     states: dict[tuple[tuple[int, int], ...], float] = {empty: 1.0}
     last = _last_looks(timeline)
@@ -272,9 +279,14 @@ def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
             )
         else:
             mine, theirs = timeline.read(world.requests_per_s, look)
-            law = errors_of(mine, theirs, rate, world.healthy)
-            failing = law.of(metric.failing(mine + theirs))
-            doubtful = law.of(metric.doubtful(mine + theirs))
+            key = look.metric, mine, theirs
+            if key not in laws:
+                law = errors_of(mine, theirs, rate, world.healthy)
+                laws[key] = (
+                    law.of(metric.failing(mine + theirs)),
+                    law.of(metric.doubtful(mine + theirs)),
+                )
+            failing, doubtful = laws[key]
         after: dict[tuple[tuple[int, int], ...], float] = {}
         for state, chance in states.items():
             failed, doubts = state[look.metric]
@@ -294,12 +306,12 @@ def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
                     exposed += chance * p * seen
                 else:
                     mine_now = (0, 0) if last[look.metric] == place else (f, d)
-                    key = (
+                    new = (
                         *state[: look.metric],
                         mine_now,
                         *state[look.metric + 1 :],
                     )
-                    after[key] = after.get(key, 0.0) + chance * p
+                    after[new] = after.get(new, 0.0) + chance * p
         if len(after) > MAX_STATES:
             return None
         states = after
@@ -506,6 +518,8 @@ def _loop_simulated(loop: Loop, world: World, rate: float, seed: int) -> Chances
         whole, rest_s = round(loop.window_s / loop.interval_s), 0.0
     whole = int(whole)
     ticks = len(loop.stages) + loop.threshold
+    if whole > 100 or whole * ticks > MAX_STATES:
+        raise NotComputed("its metrics look back over too many intervals")
     samples = max(500, min(20_000, MAX_DRAWS // (4 * ticks)))
     rng = np.random.default_rng(seed)
     table = np.array(

@@ -151,9 +151,9 @@ provider:
 _GATES = """
 metric
 threshold:
-  limit failures atLeast windowSeconds
+  limit failures minRequests windowSeconds
 splitEProcess:
-  alpha atLeast
+  alpha minRequests
 """
 
 _STRATEGY = """

@@ -11,6 +11,9 @@ from deploylab.lint.fields import FIELDS
 from deploylab.lint.query import seconds
 from deploylab.lint.read import Document, List, Map
 
+#: Unknown fields of one document that are named.
+MAX_UNKNOWN = 30
+
 ERROR, WARNING, INFO = "error", "warning", "info"
 #: From the mildest.
 SEVERITIES = (INFO, WARNING, ERROR)
@@ -130,6 +133,8 @@ class Notebook:
 
     def __init__(self, document: Document, findings: list[Finding]) -> None:
         self.document, self.findings = document, findings
+        self._seen = set(findings) if len(findings) < 1000 else set()
+        self._unknown_fields = 0
 
     def find(
         self, rule: str, line: int, what: str, why: str, do: str, severity: str = ""
@@ -144,11 +149,8 @@ class Notebook:
             do,
             severity or RULES[rule].severity,
         )
-        if not any(
-            (f.rule, f.path, f.line, f.what)
-            == (finding.rule, finding.path, finding.line, finding.what)
-            for f in self.findings
-        ):
+        if finding not in self._seen:
+            self._seen.add(finding)
             self.findings.append(finding)
 
     def refuse(self, line: int, what: str, do: str) -> None:
@@ -280,6 +282,9 @@ class Notebook:
                 self._fields(value, known[key], f"{where}{key}.")
 
     def _unknown(self, key: str, line: int, where: str, known: dict[str, Any]) -> None:
+        self._unknown_fields += 1
+        if self._unknown_fields > MAX_UNKNOWN:
+            return
         near = difflib.get_close_matches(key[:60], list(known), 1, 0.6)
         do = f"Did you mean {near[0]}?" if near else "Take it out, or look it up."
         self.find(

@@ -408,7 +408,7 @@ class Canary:
                     continue
                 failing = loop.failing(requests)
                 thin.append((requests, failing[0][0] - 1 if failing else requests))
-            few_errors(book, line, name, thin, rate)
+            few_errors(book, line, loop.metrics[0], thin, rate)
             if empty:
                 book.find(
                     "DL203",

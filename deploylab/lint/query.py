@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+#: Characters; a longer query is not looked at.
+MAX_QUERY = 5_000
+
 CANDIDATE, STABLE, BOTH = "candidate", "stable", "both"
 
 #: Stands for the pod hash of a version in a query whose arguments are filled in.
@@ -95,6 +98,9 @@ def seconds(text: object) -> float | None:
 def fill(query: str, arguments: Mapping[str, str]) -> str:
     """A query with its placeholders filled in; unknown ones become a mark."""
 
+    if len(query) > MAX_QUERY:
+        return query
+
     def value(found: re.Match[str]) -> str:
         name = found[1].strip()
         name = name.removeprefix("args.").strip()
@@ -106,7 +112,7 @@ def fill(query: str, arguments: Mapping[str, str]) -> str:
 _TOKEN = re.compile(
     r"\s*(?:#[^\n]*\n\s*)*(?:(?P<text>\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*')"
     r"|(?P<range>\[[^\]]*\])"
-    r"|(?P<number>(?<![\w.])\d+(?:\.\d+)?(?:e-?\d+)?)"
+    r"|(?P<number>(?<![\w.])\d+(?:\.\d+)?(?:e-?\d\d?)?)"
     r"|(?P<name>[a-zA-Z_:][\w:]*)"
     r"|(?P<sign>!~|=~|!=|==|>=|<=|[{}(),=<>*/+-]))",
     re.ASCII,
@@ -139,7 +145,7 @@ class _Parser:
     """The small part of PromQL in which such shares are written."""
 
     def __init__(self, text: str) -> None:
-        if len(text) > 5000:
+        if len(text) > MAX_QUERY:
             raise NotRecognised("its query is longer than 5,000 characters")
         self.tokens: list[tuple[str, str]] = []
         at = 0
@@ -457,7 +463,7 @@ _EMPTY = (
 _COMPARED = re.compile(
     r"(?:asFloat\(\s*)?(?:all\(\s*result\s*,\s*\{?\s*#|(?P<default>default\(\s*)?result"
     r"(?:\[0\])?(?(default)\s*,\s*(?P<instead>[\d.]+)\s*\)))\s*\)?\s*"
-    r"(?P<sign>>=|<=|>|<)\s*(?P<number>\d+(?:\.\d+)?(?:e-?\d+)?)\s*\}?\s*\)?",
+    r"(?P<sign>>=|<=|>|<)\s*(?P<number>\d+(?:\.\d+)?(?:e-?\d\d?)?)\s*\}?\s*\)?",
     re.ASCII,
 )
 

@@ -32,7 +32,7 @@ KINDS = {
     "Strategy": "deploylab",
 }
 _KNOWN_KIND = re.compile(
-    rf"^\s*-?\s*[\"']?kind[\"']?\s*:\s*[\"']?({'|'.join(KINDS)})\b", re.MULTILINE
+    rf"^[ \t-]*[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?({'|'.join(KINDS)})\b", re.MULTILINE
 )
 #: Placeholders that Argo Rollouts and Flagger fill in themselves.
 _OF_THE_ENGINE = re.compile(

@@ -41,7 +41,12 @@ def as_text(report: Report) -> str:
             "Strategy in what was given"
         )
     lines += [_assumed(report.world), _total(report)]
-    return "\n".join(lines)
+    return "\n".join(map(_clean, lines))
+
+
+def _clean(line: str) -> str:
+    """Without what a file could use to write over the terminal."""
+    return "".join(sign if sign.isprintable() else "?" for sign in line)
 
 
 def _gate(gate: Gate) -> list[str]:
@@ -61,8 +66,8 @@ def _gate(gate: Gate) -> list[str]:
             if healthy.samples
             else "exact"
         )
-        lines.append(f"  ({how}; {gate.looks} looks or stages; requests are counted "
-                     "until it is taken back or promoted)")  # fmt: skip
+        lines.append(f"  ({how}; {gate.looks} looks if all is well;")
+        lines.append("  requests are counted until it is taken back or promoted)")
     lines += [f"  not computed: {why}" for why in gate.not_computed]
     lines += [f"  note: {remark}" for remark in gate.remarks]
     return lines
@@ -74,7 +79,7 @@ def _row(what: str, of: Chances, key: str) -> str:
         shown = f"{value:,.0f} s" if isfinite(value) else "never promoted"
         spread = f" ± {error:,.1f} s" if error and isfinite(error) else ""
     elif key == "exposed":
-        shown, spread = f"{value:,.0f}", f" ± {error:,.0f}" if error else ""
+        shown, spread = f"{value:,.0f}", f" ± {error:,.2g}" if error else ""
     else:
         shown, spread = _chance(value), f" ± {error:.2g}" if error else ""
     return f"  {what:<34}{shown}{spread}"
@@ -104,7 +109,6 @@ def _total(report: Report) -> str:
 
 
 def _sentence(text: str) -> str:
-    text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "?", "!")) else text + "."
 
 

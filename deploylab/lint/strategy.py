@@ -9,7 +9,7 @@
         bakeSeconds: 300            # one number, or one for each share
         gates:
         - metric: errors
-          threshold: {limit: 0.01, failures: 0, atLeast: 1, windowSeconds: 60}
+          threshold: {limit: 0.01, failures: 0, minRequests: 1, windowSeconds: 60}
 
 The fields are those of `deploylab.rollout`: Canary and BlueGreen (`keepSeconds`,
 `gates`, `before`, `preview`), with a Threshold or a SplitEProcess as judge, and the
@@ -89,6 +89,8 @@ class Strategy:
                 "Give one for all, or one for each, above 0.",
             )
             raise NotComputed("its times to watch are unclear")
+        if len(shares) > 200:
+            raise NotComputed("more than 200 shares")
         now, stages = 0.0, []
         self.timeline.shares = []
         for share, bake_s in zip(shares, bakes, strict=True):
@@ -168,7 +170,7 @@ class Strategy:
             self.gate.not_computed.append(f"{name}: only errors have a rate here")
             return None
         failures = self.book.whole(given, "failures", 0) or 0
-        at_least = self.book.whole(given, "atLeast", 1) or 1
+        at_least = self.book.whole(given, "minRequests", 1) or 1
         window_s = self.book.number(given, "windowSeconds") or 0.0
         bound = Bound(True, Fraction(str(limit)), True)
         metric = Metric(name, CANDIDATE, bound, None, failures, 0)
@@ -206,11 +208,11 @@ class Strategy:
                     f"no window from {start:g} s to {end:g} s holds {at_least} "
                     f"requests of the new version at {rate:g} requests/s",
                     "A stage without data aborts at its end.",
-                    "Lengthen windowSeconds, or lower atLeast.",
+                    "Lengthen windowSeconds, or lower minRequests.",
                 )
                 self.timeline.looks.append(Look(end, start, number, settled="stop"))
                 break
-        few_errors(self.book, node.line, metric.name, thin, rate)
+        few_errors(self.book, node.line, metric, thin, rate)
 
     def _numbers(self, manner: Map, key: str) -> list[float]:
         value = manner.get(key)
