@@ -74,6 +74,12 @@ SERVICE = 'service="a-canary"'
             Ratio("errors", CANDIDATE, 300.0, empty=Fraction(0)),
         ),
         (
+            '(sum(increase(r{namespace="x", pod=~"a-{{args.latest}}-.+", code=~"5.."}'
+            '[60s])) or vector(0))\n/\n(sum(increase(r{namespace="x", '
+            'pod=~"a-{{args.latest}}-.+"}[60s])) >= 50)\n',
+            Ratio("errors", CANDIDATE, 60.0, least=50),
+        ),
+        (
             share(SERVICE).replace("rate", "increase"),
             Ratio("errors", CANDIDATE, 300.0),
         ),

@@ -703,7 +703,7 @@ class Rollout:
         measure.ratio = ratio
         metric = Metric(
             name, ratio.reads, bounds[0], bounds[1],
-            failures if failures >= 0 else 10**9, doubts,
+            failures if failures >= 0 else 10**9, doubts, ratio.least,
         )  # fmt: skip
         measure.metric = metric
         self._sense(node, book, measure, metric, ratio)
@@ -837,8 +837,9 @@ class Rollout:
                 raise NotComputed(f"it looks more than {MAX_LOOKS:,} times")
             look = Look(now, now - window_s, number)
             mine, theirs = self.timeline.read(rate, look)
-            settled = "" if mine + theirs else _without_data(measure.metric)
-            if not mine:
+            enough = mine + theirs >= measure.metric.least
+            settled = "" if enough else _without_data(measure.metric)
+            if not mine or not enough:
                 empty += 1
             elif measure.metric.reads == CANDIDATE:
                 thin.append((mine, _allowed(measure.metric, mine)))
@@ -868,8 +869,8 @@ class Rollout:
             book.find(
                 "DL203",
                 node.line_of("initialDelay"),
-                f"{empty} of the looks of {measure.name} find no request of the new "
-                f"version at {rate:g} requests/s",
+                f"{empty} of the looks of {measure.name} find too few requests of the "
+                f"new version at {rate:g} requests/s",
                 "The first look comes at once; without requests a share is NaN or "
                 "nothing, a failure or an error.",
                 "Set initialDelay to the length of the window, or pause before.",

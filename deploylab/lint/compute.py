@@ -53,7 +53,8 @@ class Metric:
 
     reads: whose requests. good, poor: the conditions for a success and for a failure;
     one may be None. failures, doubts: how many looks may fail, or be neither; one more
-    ends the rollout, by an abort or by waiting for a person.
+    ends the rollout, by an abort or by waiting for a person. least: requests without
+    which there is nothing to look at.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Metric:
     poor: Bound | None = None
     failures: int = 0
     doubts: int = 0
+    least: int = 1
 
     def failing(self, requests: int) -> list[tuple[int, int]]:
         """Intervals of errors, both ends in, at which a look fails."""
@@ -452,8 +454,8 @@ class Loop:
 
     def failing(self, requests: int) -> list[tuple[int, int]]:
         """Intervals of errors at which a check fails; no data is a failure."""
-        if not requests:
-            return [(0, 0)]
+        if requests < max(metric.least for metric in self.metrics):
+            return [(0, requests)]
         cuts = sorted(
             interval for metric in self.metrics for interval in metric.failing(requests)
         )

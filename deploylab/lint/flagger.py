@@ -388,6 +388,7 @@ class Canary:
                 name,
                 ratio.reads,
                 limit(ratio, sign, Fraction(str(value))),
+                least=ratio.least,
             )
             for sign, value in bounds
         ]
@@ -403,7 +404,7 @@ class Canary:
             thin, empty = [], 0
             for stage in loop.stages:
                 requests = sum(loop.requests(rate, stage, loop.window_s))
-                if not requests:
+                if requests < loop.metrics[0].least:
                     empty += 1
                     continue
                 failing = loop.failing(requests)

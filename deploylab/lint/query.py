@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 #: Characters; a longer query is not looked at.
@@ -57,7 +57,7 @@ class Ratio:
 
     window_s: how far it looks back; None for irate, which looks at the last two
     samples. reads: whose requests. empty: what it gives without any request, None for
-    nothing at all, else a number.
+    nothing at all, else a number. least: requests below which it gives nothing.
     """
 
     of: str
@@ -65,6 +65,7 @@ class Ratio:
     window_s: float | None
     scale: int = 1
     empty: Fraction | None = None
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,15 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class _Flow:
-    """sum(rate(metric{...}[window])). or_else: of `or vector(x)` behind it."""
+    """sum(rate(metric{...}[window])). or_else: of `or vector(x)` behind it; least: of
+    `>= x`, which leaves nothing of a smaller value."""
 
     metric: str
     matchers: frozenset[tuple[str, str, str]]
     window: str
     function: str
     or_else: Fraction | None = None
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,12 @@ class _Parser:
         if self.depth > 30:
             raise NotRecognised("its query is nested too deep")
         value = self.sum()
+        while self.peek() in (">", ">="):
+            sign, number = self.take(), self.number()
+            if not isinstance(value, _Flow) or value.function != "increase":
+                raise NotRecognised("its query is a comparison")
+            least = number.__floor__() + 1 if sign == ">" else number.__ceil__()
+            value = replace(value, least=max(value.least, least))
         while self.peek() == "or":
             self.take()
             if self.peek() == "on":
@@ -190,12 +199,8 @@ class _Parser:
             self.take("(")
             number = self.number()
             self.take(")")
-            if isinstance(value, _Flow):
-                value = _Flow(
-                    value.metric, value.matchers, value.window, value.function, number
-                )
-            elif isinstance(value, _Share):
-                value = _Share(value.top, value.all, value.scale, value.rest, number)
+            if isinstance(value, _Flow) or isinstance(value, _Share):
+                value = replace(value, or_else=number)
         self.depth -= 1
         return value
 
@@ -320,12 +325,15 @@ def recognise(query: object, names: Names) -> Ratio:
     if not window_s:
         raise NotRecognised(f"the window [{top.window}] of its query is not known")
     empty = share.or_else
+    if top.least > 1 or everything.or_else is not None:
+        raise NotRecognised("its query is not a share of requests")
     return Ratio(
         of,
         _reads(everything.matchers, names),
         None if top.function == "irate" else window_s,
         int(share.scale),
         empty,
+        everything.least,
     )
 
 

@@ -66,8 +66,8 @@ def _gate(gate: Gate) -> list[str]:
             if healthy.samples
             else "exact"
         )
-        lines.append(f"  ({how}; {gate.looks} looks if all is well;")
-        lines.append("  requests are counted until it is taken back or promoted)")
+        lines.append(f"  {how}; {gate.looks} looks if all is well; requests until it "
+                     "is taken back or promoted")  # fmt: skip
     lines += [f"  not computed: {why}" for why in gate.not_computed]
     lines += [f"  note: {remark}" for remark in gate.remarks]
     return lines
