@@ -199,7 +199,7 @@ class _Parser:
             self.take("(")
             number = self.number()
             self.take(")")
-            if isinstance(value, _Flow) or isinstance(value, _Share):
+            if isinstance(value, (_Flow, _Share)):
                 value = replace(value, or_else=number)
         self.depth -= 1
         return value
