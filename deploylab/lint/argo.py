@@ -11,6 +11,10 @@ A metric fails at the look at which *more than* failureLimit looks have failed; 
 looks neither good nor bad more than inconclusiveLimit times makes the rollout wait for
 a person; the fifth look in a row without data (consecutiveErrorLimit 4) aborts, and
 looks without data do not count. A step takes no time but for pauses and analyses.
+
+After a blue/green switch the old side's scaleDownDelaySeconds begin when the analysis
+has succeeded (`rollout/bluegreen.go`, shouldUpdateBlueGreenStable), so they do not cut
+it short, although the documentation says so.
 """
 
 from __future__ import annotations
@@ -441,17 +445,6 @@ class Rollout:
             return
         line = manner.lines["postPromotionAnalysis"]
         ends = self._run(after_map, 0.0, None, names, line, post=True)
-        if keeps is not None and keeps < ends:
-            book.find(
-                "DL113",
-                manner.lines["scaleDownDelaySeconds"],
-                f"the analysis after the switch takes {_time(ends)}, and is stopped "
-                f"after {keeps} s, when the old side goes",
-                "A run that is stopped counts as successful.",
-                f"Let scaleDownDelaySeconds be {math.ceil(ends)} or more.",
-            )
-            self.plan = [(m, at, float(keeps)) for m, at, _ in self.plan]
-            ends = float(keeps)
         self.timeline.ends_s = ends
 
     # Analyses

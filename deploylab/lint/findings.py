@@ -50,7 +50,6 @@ RULES = {
     "DL110": Rule("fails-always", ERROR, "judging-a-canary"),
     "DL111": Rule("dry-run", WARNING, "judging-a-canary"),
     "DL112": Rule("waits-for-a-person", WARNING, "judging-a-canary"),
-    "DL113": Rule("analysis-cut-short", WARNING, "blue-green"),
     "DL114": Rule("late-metric", INFO, "judging-a-canary"),
     "DL115": Rule("too-many-metrics", WARNING, "judging-a-canary"),
     "DL116": Rule("no-rollback-while-waiting", WARNING, "canary"),
