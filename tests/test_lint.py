@@ -470,6 +470,7 @@ BIG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BIG)
 def test_what_is_large_in_one_way_comes_to_an_end(name):
     """No clock: one that does not end runs into the tests' own limit."""
@@ -502,6 +503,7 @@ def shaped(fields: object) -> st.SearchStrategy:
     return st.one_of(some, st.lists(some, max_size=3), scalars)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Rollout", "AnalysisTemplate", "Canary", "Strategy"])
 def test_random_manifests_never_raise(kind):
     groups = {"Canary": "flagger.app/v1beta1", "Strategy": "deploylab/v1"}
@@ -535,6 +537,7 @@ def mutated(text: str) -> st.SearchStrategy[str]:
     )
 
 
+@pytest.mark.slow
 @given(st.sampled_from([*BAD, *GOOD]).flatmap(lambda p: mutated(p.read_text("utf-8"))))
 @settings(max_examples=150, deadline=None)
 def test_mutated_configurations_never_raise(text):
@@ -649,6 +652,15 @@ def test_linting_imports_nothing_of_the_serving_stack(tmp_path):
     }  # fmt: skip
     assert {"yaml", "numpy"} <= imported
     assert not imported & heavy
+
+
+def test_the_readme_shows_a_strategy_that_can_be_linted():
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"```yaml\n(apiVersion: deploylab.*?)```", readme, re.DOTALL)
+    (gate,) = lint(["-"], stdin=block.encode()).gates
+    assert gate.healthy is not None
+    for option in ("--rps", "--healthy", "--bad", "--scrape", "--person"):
+        assert f"`{option}`" in readme
 
 
 def test_the_pre_commit_hook_names_the_command():
