@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-from deploylab.exercises import Progress, check, progress
 
 #: Seconds that one cell may take when notebooks are run again.
 CELL_S = 300
@@ -35,12 +34,106 @@ def main(arguments: list[str] | None = None) -> int:
         help="notebooks, or folders of them (default: notebooks/, or this folder)",
     )
     again.set_defaults(run=lambda options: check_notebooks(options.paths))
+    _add_lint(commands)
     options = parser.parse_args(arguments)
     return options.run(options)
 
 
+def _add_lint(commands: argparse._SubParsersAction) -> None:
+    linter = commands.add_parser(
+        "lint",
+        help="say what a rollout configuration does, and the traps it falls into",
+        description="Read Argo Rollouts (Rollout, AnalysisTemplate), Flagger (Canary, "
+        "MetricTemplate) and our own Strategy as YAML. Print the chance that a gate "
+        "aborts a healthy release, that it lets a bad one through, how many requests a "
+        "bad one answers, how long a good one takes, and known traps, each with its "
+        "line and a way out. Exit status: 0, 1 with findings, 2 if something cannot "
+        "be read.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    share, positive = _number(0, 1), _number(0, 1e7, above=True)
+    linter.add_argument(
+        "paths", nargs="+", metavar="PATH", help="files, folders, or - for stdin"
+    )
+    for flag, default, kind, says in (
+        ("--rps", 20.0, positive, "requests a second, of all users"),
+        ("--healthy", 0.002, share, "share of errors of a healthy version"),
+        ("--bad", 0.02, share, "share of errors of a bad version"),
+        ("--scrape", 15.0, positive, "seconds between two samples of a metric"),
+        ("--person", 600.0, positive, "seconds until a person lets a rollout go on"),
+    ):
+        linter.add_argument(flag, type=kind, default=default, help=says, metavar="N")
+    linter.add_argument(
+        "--format",
+        choices=("text", "json"),
+        default="text",
+        help="for people or programs",
+    )
+    linter.add_argument(
+        "--fail-on",
+        choices=("info", "warning", "error"),
+        default="error",
+        help="the mildest finding that makes the exit status 1",
+    )
+    linter.add_argument(
+        "--skip-others",
+        action="store_true",
+        help="for whole repositories: files without a rollout may be anything, and "
+        "nothing to lint is no failure",
+    )
+    linter.set_defaults(run=lint_files)
+
+
+def _number(least: float, most: float, above: bool = False) -> Callable[[str], float]:
+    """A number of an option within bounds; ArgumentTypeError otherwise."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (least < value if above else least <= value) or not value <= most:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} is no number {'above' if above else 'from'} {least:g} "
+                f"and at most {most:g}"
+            )
+        return value
+
+    return read
+
+
+def lint_files(options: argparse.Namespace) -> int:
+    """Lint what the options name; the exit status."""
+    from deploylab.lint import World, as_json, as_text, lint
+    from deploylab.lint.read import MAX_BYTES
+
+    if options.bad <= options.healthy:
+        print(
+            f"--bad {options.bad:g} is not worse than --healthy {options.healthy:g}: "
+            "give a larger share of errors.",
+            file=sys.stderr,
+        )
+        return 2
+    world = World(
+        options.rps, options.healthy, options.bad, options.scrape, options.person
+    )
+    stdin = b""
+    if "-" in options.paths and sys.stdin:
+        stdin = sys.stdin.buffer.read(MAX_BYTES + 1)
+    report = lint(options.paths, world, stdin, options.skip_others)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        print((as_json if options.format == "json" else as_text)(report), flush=True)
+    except BrokenPipeError:  # whoever read it has seen enough, as in `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return report.status(options.fail_on, options.skip_others)
+
+
 def check_notebooks(paths: list[Path]) -> int:
     """Run the notebooks under ``paths`` again and rebuild the progress file."""
+    from deploylab.exercises import Progress, check, progress
+
     default = Path("notebooks") if Path("notebooks").is_dir() else Path()
     try:
         notebooks = list(find_notebooks(paths or [default]))
@@ -91,6 +184,8 @@ def run_again(notebook: Path, record: Path) -> list[str]:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    from deploylab.exercises import progress
+
     try:
         content = nbformat.read(notebook, as_version=4)
     except (ValueError, OSError) as error:
@@ -120,7 +215,7 @@ def rebuild(file: Path | None, before: dict, record: dict, chapters: set[str]) -
 
     First guesses are kept, and so is what other chapters said before.
     """
-    from deploylab.exercises import exercises
+    from deploylab.exercises import exercises, progress
 
     if file is None:
         return
