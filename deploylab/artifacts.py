@@ -45,6 +45,8 @@ FORMATS = {"pickle": "pkl", "joblib": "joblib", "skops": "skops", "onnx": "onnx"
 RUNS_CODE = frozenset({"pickle", "joblib"})
 #: A larger model file is refused before it is read: it would fill memory first.
 LIMIT_BYTES = 256 * 2**20
+#: The same for `manifest.json`, which has a few KiB.
+LIMIT_MANIFEST_BYTES = 2**20
 #: ONNX operator sets the book exports to; fixed, so that a build is repeatable.
 OPSETS = {"": 21, "ai.onnx.ml": 3}
 
@@ -171,7 +173,11 @@ def read(folder: str | Path) -> Artifact:
     """The description of the artifact in `folder`; the model file is not opened."""
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        with (folder / "manifest.json").open("rb") as file:
+            text = file.read(LIMIT_MANIFEST_BYTES + 1)
+        if len(text) > LIMIT_MANIFEST_BYTES:
+            raise ValueError(f"it has more than {LIMIT_MANIFEST_BYTES:,} bytes")
+        manifest = json.loads(text.decode())
         artifact = Artifact(
             folder=folder,
             file=folder / Path(manifest["file"]).name,
@@ -189,7 +195,7 @@ def read(folder: str | Path) -> Artifact:
             f"{folder} has no manifest.json; name the folder that "
             "`deploylab.artifacts.save` wrote"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptArtifact(
             f"{folder / 'manifest.json'} cannot be read ({error}); save the artifact "
             "again, or fetch a fresh copy"

@@ -131,7 +131,14 @@ def test_a_folder_without_a_manifest_says_what_to_name(tmp_path):
         artifacts.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"version": 1}', "null"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "{}", '{"version": 1}', "null"),
+        *("[" * 200_000, " " * artifacts.LIMIT_MANIFEST_BYTES + "{}"),
+    ],
+    ids=lambda text: text[:14] or "nothing",
+)
 def test_a_broken_manifest_is_refused(text, tmp_path):
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(artifacts.CorruptArtifact, match="fetch a fresh copy"):
