@@ -45,8 +45,14 @@ ABOUT = {
     "joblib": ("names and numbers", "Python", "yes", ""),
     "skops": ("names and numbers", "Python", "only reviewed types", ""),
     "onnx": ("the computation", "C++, Python, Java, JavaScript, ...", "no", ""),
-    "PMML": ("the model, as XML", "Java; Python through Java", "no", NONE),
-    "PFA": ("the computation, as JSON", "Python (titus2, mended), Java", "no", NONE),
+    "PMML": (
+        *("the model, as XML", "Java; Python through Java"),
+        *("may name Java classes of the reader", NONE),
+    ),
+    "PFA": (
+        *("the computation, as JSON", "Python (titus2, mended), Java"),
+        *("compiled and executed by titus2", NONE),
+    ),
     "MLeap": ("the pipeline, as JSON", "Java, Scala, Spark", "no", NONE),
     "MOJO": ("H2O's own model", "Java", "no", NONE),
     "POJO": ("H2O's own model, as Java", "Java", "is code", NONE),
