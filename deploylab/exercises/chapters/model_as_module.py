@@ -1689,8 +1689,8 @@ which_format = choice(
 CAUSES = ("none", "other class", "margin", "order", "another model")
 #: Why a mutant with < in the place of <= is as good.
 EXACTLY = "no score is exactly 1e-5 away"
-#: Why it matters to name a mistake that the caller made.
-BLAMED = "The file is right, and whoever trains the model anew will find nothing."
+#: Why it matters to name a mistake that is not the model's.
+BLAMED = "The model is right, and whoever trains it anew will find nothing."
 
 
 def margin(scores: np.ndarray) -> np.ndarray:
