@@ -51,6 +51,8 @@ bench:  ## measure, and print ratios taken in one run
 
 .PHONY: extras-formats
 extras-formats:  ## run every model format in its own environment (Java, gcc, node; 2 GB)
+	@for tool in java gcc node npm; do command -v $$tool >/dev/null || \
+	  { echo "extras-formats needs $$tool: see extras/formats/README.md" >&2; exit 1; }; done
 	@$(TEST_ENVIRONMENT)
 	@$(MAKE) --no-print-directory $(FORMATS:%=extras/formats/%/.venv/done)
 	cd extras/formats/node && npm ci --ignore-scripts --no-audit --no-fund
@@ -67,7 +69,9 @@ extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record i
 	$(PY) extras/batch.py ray
 
 # The environment of one tool, as its lock says. The lock: `uv pip compile
-# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`.
+# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`. In
+# extras/formats it is pinned from its tools' names: `echo titus2 numpy | tr ' ' '\n' |
+# uv pip compile --no-annotate --no-header -`, below the lines that say what it is for.
 extras/%/.venv/done: extras/%/requirements.txt
 	@$(TEST_ENVIRONMENT)
 	.venv/bin/uv venv -q --clear --python $(PY) $(@D)
