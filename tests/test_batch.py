@@ -126,6 +126,33 @@ def test_a_table_that_somebody_changed_is_made_again(scorer, source, tmp_path):
     assert target.read_bytes() == whole
 
 
+def test_a_part_and_a_manifest_that_cannot_be_read_are_made_again(
+    scorer, source, tmp_path, monkeypatch
+):
+    target = tmp_path / "out.parquet"
+    with monkeypatch.context() as patched:
+        patched.setattr(batch_job, "assemble", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            batch_job.run(scorer, source, target)
+    [part] = tmp_path.glob(".out.parquet.*/part-00003.parquet")
+    part.write_bytes(b"PAR1")
+    assert batch_job.run(scorer, source, target) == {"found": 10, "scored": 1}
+    for broken in ("", "null", "{}"):
+        (tmp_path / "out.parquet.json").write_text(broken)
+        assert batch_job.run(scorer, source, target)["scored"] == 11
+
+
+def test_a_job_leaves_the_work_of_another_target_alone(scorer, source, tmp_path):
+    others = [tmp_path / f".out.parquet.{'0' * 12}", tmp_path / ".out.v2"]
+    for other in others:
+        other.mkdir()
+    own = tmp_path / f".out.{'0' * 12}"
+    own.mkdir()
+    batch_job.run(scorer, source, tmp_path / "out")
+    assert all(other.exists() for other in others)
+    assert not own.exists(), "what an older job left"
+
+
 @pytest.mark.parametrize(
     "what", ["gone", "not Parquet", "no id", "no feature", "ids are text"]
 )

@@ -505,7 +505,7 @@ def test_what_may_pass_is_asked_again_with_the_same_question(client, first):
     assert client.predict(GOOD, deadline_s=10) == {"error": "no"}
     (one, _), (two, _) = client.session.asked
     assert one["Idempotency-Key"] == two["Idempotency-Key"]
-    assert int(two["X-Timeout-Ms"]) < int(one["X-Timeout-Ms"])
+    assert int(two["X-Timeout-Ms"]) < int(one["X-Timeout-Ms"]) == 9000
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 411, 413, 415, 422])
@@ -514,6 +514,26 @@ def test_a_refusal_of_the_request_itself_is_not_asked_again(client, status):
     with pytest.raises(polite_client.Failed) as failed:
         client.predict(GOOD)
     assert (failed.value.status, failed.value.tries) == (status, 1)
+
+
+def test_an_answer_that_is_a_page_keeps_its_status_and_its_header(client):
+    """As proxies give them, in HTML."""
+
+    class Page(Answers):
+        def post(self, *args, **kwargs):
+            given = super().post(*args, **kwargs)
+            given._content = b"<html>no</html>"
+            return given
+
+    client.session = Page(413)
+    with pytest.raises(polite_client.Failed) as failed:
+        client.predict(GOOD)
+    assert (failed.value.status, failed.value.tries) == (413, 1)
+    client.session = Page((503, {"Retry-After": "4"}), 200, 400)
+    with pytest.raises(polite_client.Failed) as failed:
+        client.predict(GOOD, deadline_s=20)
+    assert (failed.value.status, failed.value.tries) == (400, 3), "200 is asked again"
+    assert client.pauses[0] > 4
 
 
 def test_the_tries_end(client):

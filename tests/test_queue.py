@@ -102,6 +102,8 @@ def test_the_front_accepts_refuses_and_names_the_time(running, redis):
     assert [answer.status_code for answer in answers] == [202] * 4 + [429]
     assert answers[-1].headers["Retry-After"] == "2"
     assert client.post("/work", data="x" * 10_001).status_code == 413
+    headers = {"Idempotency-Key": "a/b"}  # would have no address for its result
+    assert client.post("/work", data=BODY, headers=headers).status_code == 400
     where = answers[0].json["result"]
     assert client.get(where).status_code == 404
     answer_all(queue_worker.Queue(redis, "work"), lambda fields: json.dumps({"a": 1}))
@@ -147,6 +149,22 @@ def test_the_first_answer_stands_however_often_a_message_is_answered(redis):
     assert redis.hget("results", "0") == "first"
 
 
+def test_a_claim_of_what_was_finished_in_between_ends_no_worker(redis, monkeypatch):
+    queue = queue_worker.Queue(redis, "work", idle_ms=0)
+    queue.offer({"id": "0", "body": "a"})
+    slow = queue.take("slow")
+    time.sleep(0.01)
+    claim = redis.xautoclaim
+
+    def finished_meanwhile(*args, **kwargs):
+        found = claim(*args, **kwargs)
+        queue.finish(slow[0])
+        return found
+
+    monkeypatch.setattr(redis, "xautoclaim", finished_meanwhile)
+    assert queue.take("me", wait_ms=1) is None
+
+
 # -- poison ----------------------------------------------------------------------------
 
 
@@ -179,7 +197,9 @@ def test_a_message_that_breaks_the_contract_is_set_aside_at_once(redis, model):
     queue.offer({"id": "0", "body": json.dumps({**ROW, "https": 7})})
     queue.offer({"id": "1", "body": BODY})
     assert answer_all(queue, queue_worker.phishing(model)) == ["0", "1"]
-    assert list(redis.hgetall("results")) == ["1"]
+    told = {id: json.loads(text) for id, text in redis.hgetall("results").items()}
+    assert "https" in told["0"]["error"], "its sender would ask for ever"
+    assert "probability" in told["1"]
     [(_, dead)] = redis.xrange("work:dead")
     assert "https" in dead["why"]
 

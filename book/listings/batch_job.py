@@ -5,13 +5,15 @@
 MODEL is the folder of a saved model. INPUT has a column `id` and the features by name.
 OUTPUT gets one row for each of INPUT's, in the same order: the id, the probability, and
 the name of the field that breaks the contract where there is one. OUTPUT is complete or
-not there. OUTPUT.json, written last, says what was scored with what: when it is there,
-the next step of a chain may start. The last line printed is JSON with what was done.
+not there. OUTPUT.json, written last, says what was scored with what: the next step of a
+chain compares its `job` and `sha256` before it starts, since an older one may still lie
+there. The last line printed is JSON with what was done.
 """
 
 import argparse
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -130,7 +132,10 @@ def write_part(
 
 def is_whole(part: Path, rows: int) -> bool:
     """Whether an earlier run has finished this part."""
-    return part.exists() and pq.read_metadata(part).num_rows == rows
+    try:
+        return pq.read_metadata(part).num_rows == rows
+    except (OSError, pa.ArrowInvalid):  # not there, or not a table: once more
+        return False
 
 
 def assemble(parts: list[Path], target: Path, rows: int) -> None:
@@ -152,8 +157,11 @@ def is_done(job: dict, target: Path, manifest: Path) -> bool:
     """Whether this very job has written this very file."""
     if not (manifest.exists() and target.exists()):
         return False
-    said = json.loads(manifest.read_text())
-    return said["job"] == job and said["sha256"] == file_digest(target)
+    try:
+        said = json.loads(manifest.read_text())
+        return said["job"] == job and said["sha256"] == file_digest(target)
+    except (ValueError, KeyError, TypeError):  # not one of ours
+        return False
 
 
 @contextlib.contextmanager
@@ -200,7 +208,9 @@ def run(
                 draft.write_text(
                     json.dumps({"job": job, "sha256": file_digest(target)})
                 )
-        for old in target.parent.glob(f".{target.name}.*/"):
+        key_of_any = "[0-9a-f]" * 12
+        ours = f".{glob.escape(target.name)}.{key_of_any}/"
+        for old in target.parent.glob(ours):
             shutil.rmtree(old)
     return done
 

@@ -206,8 +206,8 @@ class ModelInTime(phishing_service.BackgroundModel):
 class InTime:
     """Scores at most `slots` requests at once, each until its deadline.
 
-    A request that gets no slot in time is refused with 503: nothing was done, so it
-    may come again. One whose deadline passes while it is scored gets 504. Python
+    A request that gets no slot in half its time is refused with 503: nothing was done,
+    so it may come again. One whose deadline passes while it is scored gets 504. Python
     cannot stop its thread, which keeps the slot until it ends; the others do not wait
     behind it for ever, as they would for a thread of the server.
     """
@@ -221,7 +221,7 @@ class InTime:
         left_s = g.deadline - time.monotonic()
         if left_s <= 0:
             raise GatewayTimeout("the deadline passed before the model was asked")
-        if not self.free.acquire(timeout=left_s):
+        if not self.free.acquire(timeout=left_s / 2):
             raise ServiceUnavailable("all slots are taken", retry_after=1)
         work = self.threads.submit(self.scorer.score, rows)
         work.add_done_callback(lambda _: self.free.release())

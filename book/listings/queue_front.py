@@ -2,12 +2,13 @@
 
 POST /work with a JSON object gives 202 and where the answer will be, or 429 and when to
 come again. The header Idempotency-Key names the request, so that a caller who got no
-answer may ask again without doing the work twice.
+answer may ask again and gets one answer; the work may be done again.
 """
 
 import json
 import math
 import os
+import re
 import uuid
 
 from flask import Flask, Response, jsonify, request
@@ -33,9 +34,11 @@ def create_app(
     @app.post("/work")
     def work() -> tuple[Response, int]:
         id = request.headers.get("Idempotency-Key") or uuid.uuid4().hex
+        if not re.fullmatch("[A-Za-z0-9._-]{1,64}", id):
+            return jsonify(error="the key: up to 64 of A-Z a-z 0-9 . _ -"), 400
+        if request.content_length is None or request.content_length > 10_000:
+            return jsonify(error="at most 10,000 bytes, with their length"), 413
         body = request.get_data(as_text=True)
-        if len(body) > 10_000:
-            return jsonify(error="at most 10,000 characters"), 413
         if queue.offer({"id": id, "body": body}) is None:
             answer = jsonify(error="the queue is full")
             answer.headers["Retry-After"] = math.ceil(len(queue) / rate_per_s)

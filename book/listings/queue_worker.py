@@ -82,10 +82,12 @@ class Queue:
         )[1]
         if claimed:
             [(message, fields)] = claimed
-            [state] = self.redis.xpending_range(
+            states = self.redis.xpending_range(
                 self.stream, GROUP, message, message, count=1
             )
-            return message, fields, state["times_delivered"]
+            if not states:  # the one who had it has just finished it
+                return None
+            return message, fields, states[0]["times_delivered"]
         found = self.redis.xreadgroup(
             GROUP, worker, {self.stream: ">"}, count=1, block=wait_ms
         )
@@ -101,7 +103,8 @@ class Queue:
         pipeline.execute()
 
     def set_aside(self, message: str, fields: dict[str, str], why: str) -> None:
-        """Move a message to the dead, with the reason, for somebody to look at."""
+        """Move a message to the dead, with the reason, and tell its sender."""
+        self.redis.hsetnx(RESULTS, fields["id"], json.dumps({"error": why}))
         self.redis.xadd(self.dead, {**fields, "why": why})
         self.finish(message)
 

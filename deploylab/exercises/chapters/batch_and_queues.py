@@ -399,12 +399,13 @@ which_pattern = choice(
             "For each case, ask who has to be released when the model changes.",
         ),
         "e": Option(
-            True, "there is nobody to call, and the model travels as the rules do"
+            True, "no call for each mail, and the model changes while the filter runs"
         ),
         "f": Option(
             False,
             "One process scores that table in seconds; the engine is not up by then.",
-            "Look at the table of recorded runs: from what size does it pay?",
+            "Look at the table of recorded runs: how long does an engine take at its "
+            "smallest size?",
         ),
     },
     hints={

@@ -511,11 +511,6 @@ order_timeouts = order(
             "A request that may still be answered would be cut off by every release.",
             "Ask how long the slowest request may take after SIGTERM.",
         ),
-        Before(
-            "D", "F", "grace-too-short",
-            "Somebody may still wait for an answer when the process is killed.",
-            "Look for the longest of all waits, and outlast it.",
-        ),
     ],
     distractors={
         "E": "What always answers has its day, too. A wait without a limit holds a "
@@ -524,7 +519,7 @@ order_timeouts = order(
         "more load, at the moment when it is slow.",
     },
     example="ACBDF",
-    others=["A C B D F"],
+    others=["A C B F D", "A C F B D"],
     hints={
         "*": [
             "Who of two has to give up first, so that its answer still finds "
@@ -729,6 +724,18 @@ def _need_started(t: Trial, program: live.Program) -> None:
                 (
                     "request.content_length is None or request.content_length > 4096",
                     "len(request.get_data()) > 4096",
+                ),
+            ),
+        ),
+        Wrong(
+            "looks at the length before the key",
+            "size-first",
+            patch=(
+                (
+                    "    scheme, _, key",
+                    "    if (request.content_length or 0) > 4096:\n"
+                    '        return {"error": "too large"}, 413\n'
+                    "    scheme, _, key",
                 ),
             ),
         ),
@@ -994,11 +1001,19 @@ def _need_limit(t: Trial, program: live.Program, secret: str) -> None:
     for who, given, wanted in (("the good", key, 413), ("no", None, 401)):
         status, *_, error = _post(program, b"", given, length=2**30)
         t.need(
-            status == wanted,
+            status != 0,
             "reads-first",
             f"A caller with {who} key announced a gigabyte, sent nothing, and "
             f"{_gave(status, error)}; {wanted} was promised at once.",
             "Who only announces a body holds a thread for as long as you wait for it.",
             "Decide by the headers, before anything reads the body.",
+        )
+        t.need(
+            status == wanted,
+            "size-first",
+            f"A caller with {who} key announced a gigabyte, and "
+            f"{_gave(status, error)}; {wanted} was promised.",
+            "A stranger needs to hear that a key is missing, not how to send less.",
+            "Look for the key first, and at the length then.",
         )
     t.good("large bodies get 413, and nobody waits for them")
