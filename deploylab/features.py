@@ -142,7 +142,8 @@ class Online:
     """The online store: the newest row of each entity, in one SQLite file.
 
     It reads by key, in a time that does not grow with the history. Use it as a context
-    manager, or call `close`.
+    manager, or call `close`. It belongs to the thread that opened it: each thread opens
+    its own.
     """
 
     def __init__(self, path: str | Path, *columns: str) -> None:
@@ -199,7 +200,9 @@ def materialise(
 ) -> int:
     """Copy what was written after `after`, up to `until`; the number of rows.
 
-    Copying a row twice changes nothing, so a run that was cut off is run again.
+    Copying a row twice changes nothing, so a run that was cut off is run again. A row
+    that is added later, and was created up to `until`, would never be copied: let
+    `until` lie before anything that is still being written.
     """
     rows = history.written(after, until)
     online.put(rows)

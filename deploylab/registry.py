@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import json
 import logging
 import os
@@ -27,7 +26,7 @@ import sqlite3
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,12 @@ SHARE = "candidate_share"
 TOLERANCE = 1e-5
 _DATABASE, _STORE = "registry.db", "store"
 _EXAMPLES = "examples.json"
+# MLflow keeps the tags of a version that was deleted.
+_NOT_DELETED = (
+    "EXISTS (SELECT 1 FROM model_versions v WHERE v.name=model_version_tags.name "
+    "AND v.version=model_version_tags.version "
+    "AND v.current_stage IS NOT 'Deleted_Internal')"
+)
 _N_EXAMPLES = 32
 
 _TRAIL = f"""
@@ -90,6 +95,16 @@ CREATE TRIGGER IF NOT EXISTS deploylab_share_moved
 AFTER UPDATE ON registered_model_tags WHEN NEW.key = '{SHARE}' BEGIN
     INSERT INTO deploylab_trail (model, what, value)
     VALUES (NEW.name, NEW.key, NEW.value);
+END;
+CREATE TRIGGER IF NOT EXISTS deploylab_share_gone
+AFTER DELETE ON registered_model_tags WHEN OLD.key = '{SHARE}' BEGIN
+    INSERT INTO deploylab_trail (model, what, value)
+    VALUES (OLD.name, OLD.key, NULL);
+END;
+CREATE TRIGGER IF NOT EXISTS deploylab_trail_is_new
+BEFORE INSERT ON deploylab_trail
+WHEN EXISTS (SELECT 1 FROM deploylab_trail WHERE sequence = NEW.sequence) BEGIN
+    SELECT RAISE(ABORT, 'the trail is append-only');
 END;
 CREATE TRIGGER IF NOT EXISTS deploylab_trail_is_kept
 BEFORE DELETE ON deploylab_trail BEGIN
@@ -127,7 +142,8 @@ class Move:
 
     sequence: counts every move of the registry, and never goes back. at: UTC, ISO
     8601. what: an alias, or `SHARE`. value: a version's number or the share; None: the
-    alias was taken away. who: None where it was moved past `Registry`.
+    alias, or the share, was taken away. who: None where it was moved past `Registry`,
+    or where the process ended before it could sign.
     """
 
     sequence: int
@@ -195,7 +211,7 @@ class Reader:
         return Pointers(
             sequence[0][0],
             {alias: int(number) for alias, number in sorted(aliases)},
-            float(share[0][0]) if share else 0.0,
+            _share(share[0][0]) if share else 0.0,
         )
 
     def published(self, number: int) -> Published:
@@ -204,7 +220,7 @@ class Reader:
             tags = dict(
                 rows(
                     "SELECT key, value FROM model_version_tags "
-                    f"WHERE name=? AND version={int(number)}"
+                    f"WHERE name=? AND version={int(number)} AND {_NOT_DELETED}"
                 )
             )
         if "manifest_sha256" not in tags:
@@ -227,7 +243,7 @@ class Reader:
             # A version without its digest was never published to its end.
             found = rows(
                 "SELECT version FROM model_version_tags "
-                "WHERE name=? AND key='manifest_sha256'"
+                f"WHERE name=? AND key='manifest_sha256' AND {_NOT_DELETED}"
             )
         return sorted(int(number) for (number,) in found)
 
@@ -250,10 +266,8 @@ class Reader:
         """
         published = self.published(number)
         target = Path(into) / published.manifest_sha256[:16]
-        if target.exists():
-            with contextlib.suppress(artifacts.ArtifactError):
-                _verify(target, published)
-                return target
+        if target.exists() and _holds(target, published):
+            return target
         Path(into).mkdir(parents=True, exist_ok=True)
         with _staging(Path(into)) as staged:
             try:
@@ -264,7 +278,8 @@ class Reader:
                     f"{published.folder}: {error}; publish it again"
                 ) from error
             _verify(staged, published)
-            _put(staged, target)
+            # Another worker may have put it there meanwhile, and be reading it.
+            _put(staged, target, whole=lambda: _holds(target, published))
         return target
 
     @contextlib.contextmanager
@@ -380,15 +395,16 @@ class Registry(Reader):
         with self._writing():
             for number in self.numbers():
                 known = self.published(number)
-                if known.manifest_sha256 == tags["manifest_sha256"]:
-                    with contextlib.suppress(artifacts.ArtifactError):
-                        _verify(known.folder, known)
-                        return number
+                same = known.manifest_sha256 == tags["manifest_sha256"]
+                if same and _holds(known.folder, known):
+                    return number
             try:
                 with _staging(self.folder / _STORE) as staged:
                     for file in (artifact.file, artifact.folder / "manifest.json"):
                         shutil.copyfile(file, staged / file.name)
                     (staged / _EXAMPLES).write_bytes(text)
+                    # What was copied is what counts: somebody may be building it.
+                    _verify(staged, Published(0, **tags, folder=staged))
                     _put(staged, target)
             except OSError as error:
                 raise RegistryError(
@@ -417,6 +433,7 @@ class Registry(Reader):
                 lambda: self._client.set_registered_model_alias(
                     self.model, alias, str(number)
                 ),
+                (alias, str(number)),
                 who,
             )
 
@@ -427,6 +444,7 @@ class Registry(Reader):
                 raise UnknownNumber(f"there is no alias {alias!r} to take away")
             return self._move(
                 lambda: self._client.delete_registered_model_alias(self.model, alias),
+                (alias, None),
                 who,
             )
 
@@ -439,6 +457,7 @@ class Registry(Reader):
                 lambda: self._client.set_registered_model_tag(
                     self.model, SHARE, repr(float(share))
                 ),
+                (SHARE, repr(float(share))),
                 who,
             )
 
@@ -454,14 +473,16 @@ class Registry(Reader):
 
     # -- plumbing
 
-    def _move(self, move: Any, who: str) -> Pointers:
+    def _move(self, move: Any, what: tuple[str, str | None], who: str) -> Pointers:
         before = self.pointers().sequence
         self._write(move, "nothing was moved, because it could not be written")
         with self._database() as connection:
             connection.execute(
-                "UPDATE deploylab_trail SET who=? "
-                "WHERE model=? AND sequence>? AND who IS NULL",
-                (who, self.model, before),
+                # Only our own line: MLflow's tools may move something meanwhile.
+                "UPDATE deploylab_trail SET who=? WHERE sequence=("
+                "SELECT min(sequence) FROM deploylab_trail WHERE model=? "
+                "AND sequence>? AND what=? AND value IS ? AND who IS NULL)",
+                (who, self.model, before, *what),
             )
         return self.pointers()
 
@@ -562,6 +583,24 @@ def _verify(folder: Path, published: Published) -> None:
             )
 
 
+def _holds(folder: Path, published: Published) -> bool:
+    """Whether a folder holds what was published."""
+    try:
+        _verify(folder, published)
+    except artifacts.ArtifactError:
+        return False
+    return True
+
+
+def _share(text: str) -> float:
+    """The share in a tag; 0 for what is none, since MLflow takes any text."""
+    try:
+        share = float(text)
+    except ValueError:
+        return 0.0
+    return share if 0 <= share <= 1 else 0.0
+
+
 def _examples(contract: Contract) -> list[list[float]]:
     """Rows that the contract allows, the same for equal contracts."""
     rng = np.random.default_rng(int(contract.digest[:8], 16))
@@ -579,20 +618,30 @@ def _staging(parent: Path) -> Iterator[Path]:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _put(staged: Path, target: Path) -> None:
+def _put(staged: Path, target: Path, whole: Callable[[], bool] = bool) -> None:
     """Make a whole folder appear under its name, in the place of a broken one."""
     staged.chmod(0o755)  # a server may run as another user
-    for file in staged.iterdir():
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-    for turn in itertools.count():
-        try:
-            staged.rename(target)
-            return
-        except OSError:
-            if turn or not target.exists():
-                raise
-            shutil.rmtree(target)
+    for path in (*staged.iterdir(), staged):
+        _sync(path)
+    try:
+        staged.rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+        if whole():
+            return  # another process was faster
+        shutil.rmtree(target)
+        staged.rename(target)
+    _sync(target.parent)
+
+
+def _sync(path: Path) -> None:
+    """Write a file, or the names in a folder, through to the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _mlflow(uri: str) -> tuple[Any, Any, type[Exception]]:

@@ -59,7 +59,8 @@ def test_both_stores_give_what_the_definition_says(lines, ttl, random):
     store = history(*shuffled)
     asked = [(site, now) for now in range(8) for site in "abc"]
     wanted = [by_hand(lines, site, now, ttl) for site, now in asked]
-    assert known(store, *asked, ttl=ttl) == wanted
+    # Four times: for up to 64 visits DuckDB has another plan.
+    assert known(store, *asked * 4, ttl=ttl) == wanted * 4
     read, copied = [], float("-inf")
     with Online(":memory:", "reports") as online:
         for site, now in asked:

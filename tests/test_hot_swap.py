@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -82,7 +84,8 @@ def follower(truth, tmp_path):
     from deploylab.registry import Reader
 
     reader = Reader(truth.folder)
-    return swapping_service.Follower(reader, tmp_path / "home", iter([]))
+    home, promised = tmp_path / "home", phishing.CONTRACT
+    return swapping_service.Follower(reader, home, iter([]), promised)
 
 
 @pytest.mark.slow
@@ -191,13 +194,80 @@ def test_what_is_refused_leaves_the_old_version_live(
         assert follower.refused == (0, "")
 
 
+@pytest.mark.slow
+def test_a_worker_that_starts_refuses_what_its_siblings_refuse(truth, built, follower):
+    another_contract(truth, built, None)
+    with pytest.raises(swapping_service.Refused, match="phishing-9 breaks phishing-8"):
+        follower.look()
+    assert follower.live is None
+
+
+@pytest.mark.slow
+def test_a_wider_contract_leaves_the_way_back_open(truth, built, follower, tmp_path):
+    version = phishing.version("v2")
+    first, *others = version.contract.features
+    wider = replace(first, values=(*first.values, 0.25))
+    contract = replace(version.contract, features=(wider, *others))
+    saved = artifacts.save(replace(version, contract=contract), tmp_path / "wider")
+    for number in (truth.publish(saved.folder), truth.publish(built["v1"])):
+        truth.set_alias("champion", number, "ana")
+        follower.look()
+        assert follower.live.champion.number == number
+
+
+def test_another_meaning_is_another_contract():
+    first, *others = phishing.CONTRACT.features
+    turned = replace(first, meaning="the other way round")
+    new = replace(phishing.CONTRACT, features=(turned, *others))
+    with pytest.raises(swapping_service.Refused, match=first.name):
+        swapping_service.need_kept(phishing.CONTRACT, new)
+    swapping_service.need_kept(phishing.CONTRACT, phishing.CONTRACT)
+
+
+@pytest.mark.slow
+def test_a_bad_candidate_does_not_hold_up_the_champion(truth, built, follower):
+    one, two = truth.publish(built["v1"]), truth.publish(built["v2"])
+    truth.set_alias("champion", two, "ana")
+    truth.set_share(0.5, "ana")
+    truth.set_alias("candidate", truth.publish(built["v3-contract"]), "eve")
+    for number in (two, one):
+        truth.set_alias("champion", number, "ana")
+        follower.look()
+        live = follower.live
+        assert (live.champion.number, live.candidate) == (number, None)
+        assert "phishing-9 breaks" in follower.refused[1]
+    truth.delete_alias("candidate", "ana")
+    follower.look()
+    assert follower.refused == (0, "")
+
+
+@pytest.mark.slow
+def test_what_was_mended_in_place_is_taken_after_a_while(truth, built, follower):
+    number = truth.publish(built["v1"])
+    truth.set_alias("champion", number, "ana")
+    file = artifacts.read(truth.published(number).folder).file
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    with pytest.raises(swapping_service.Refused):
+        follower.look()
+    file.write_bytes(whole)
+    follower.look()  # too soon
+    assert follower.live is None
+    follower.refused_s -= swapping_service.AGAIN_S
+    follower.look()
+    assert follower.live.champion.number == number
+
+
 # -- in real servers ---------------------------------------------------------------
 
 
 def environment(truth, tmp_path, hub=None):
+    promised = tmp_path / "contract.json"
+    promised.write_text(json.dumps(phishing.CONTRACT.as_json()))
     env = {
         "MODEL_REGISTRY": str(truth.folder),
         "MODEL_HOME": str(tmp_path / "home"),
+        "MODEL_CONTRACT": str(promised),
         "MODEL_LOOK_S": "5" if hub else "0.05",
     }
     return env | ({"MODEL_EVENTS": hub.url} if hub else {})

@@ -111,6 +111,74 @@ def test_a_move_past_our_door_is_in_the_trail_too(truth, built):
     assert [m.who for m in truth.trail()] == ["ana", None, "ben"]
 
 
+def test_a_share_that_is_taken_away_past_our_door_is_a_move(truth):
+    truth.set_share(0.5, "ana")
+    truth._client.delete_registered_model_tag("phishing", "candidate_share")
+    assert [(m.value, m.who) for m in truth.trail()] == [("0.5", "ana"), (None, None)]
+    assert (truth.pointers().sequence, truth.pointers().share) == (2, 0)
+    for nonsense in ("10%", "7", "nan"):
+        truth._client.set_registered_model_tag("phishing", "candidate_share", nonsense)
+        assert truth.pointers().share == 0
+
+
+def test_a_move_of_somebody_else_meanwhile_is_not_signed(truth, built):
+    one, two = truth.publish(built["v1"]), truth.publish(built["v2"])
+
+    def both():
+        alias_past_our_door(truth, two)
+        alias_past_our_door(truth, one)
+
+    with truth._writing():
+        truth._move(both, ("champion", str(one)), "ana")
+    assert [(m.value, m.who) for m in truth.trail()] == [("2", None), ("1", "ana")]
+
+
+def test_a_version_that_mlflow_deleted_is_gone_and_can_come_again(truth, built):
+    one = truth.publish(built["v1"])
+    truth._client.delete_model_version("phishing", str(one))
+    assert truth.numbers() == []
+    with pytest.raises(UnknownNumber):
+        truth.published(one)
+    again = truth.publish(built["v1"])
+    assert truth.set_alias("champion", again, "ana").aliases == {"champion": again}
+
+
+def test_a_copy_that_another_worker_made_meanwhile_is_left_alone(
+    truth, built, tmp_path, monkeypatch
+):
+    """Two workers of one service fetch the same version into one folder."""
+    number, cache = truth.publish(built["v1"]), tmp_path / "cache"
+    real, first = shutil.copytree, []
+
+    def copytree(*arguments, **options):
+        done = real(*arguments, **options)
+        if not first:
+            first.append(None)
+            first[0] = truth.fetch(number, cache).stat().st_ino
+        return done
+
+    monkeypatch.setattr(shutil, "copytree", copytree)
+    folder = truth.fetch(number, cache)
+    assert folder.stat().st_ino == first[0]
+    assert os.listdir(cache) == [folder.name]
+
+
+def test_files_that_change_while_they_are_copied_are_not_published(
+    truth, built, monkeypatch
+):
+    real = shutil.copyfile
+
+    def cut(source, target):
+        real(source, target)
+        target.write_bytes(target.read_bytes()[:-1])
+
+    monkeypatch.setattr(shutil, "copyfile", cut)
+    with pytest.raises(artifacts.ArtifactError):
+        truth.publish(built["v1"])
+    assert truth.numbers() == []
+    assert in_store(truth) == []
+
+
 def test_an_alias_that_stays_is_no_move(truth, built):
     one = truth.publish(built["v1"])
     first = truth.set_alias("champion", one, "ana")
@@ -124,6 +192,7 @@ def test_an_alias_that_stays_is_no_move(truth, built):
         "UPDATE deploylab_trail SET who = 'eve'",
         "UPDATE deploylab_trail SET value = '9'",
         "UPDATE deploylab_trail SET at = 'never', who = 'eve'",
+        "REPLACE INTO deploylab_trail VALUES (1, 'now', 'm', 'a', '9', 'eve')",
     ],
 )
 def test_the_trail_is_append_only(truth, built, order):

@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "listings"
 
 from swapping_service import Follower, Live, make_app, polling
 
-from deploylab import registry
+from deploylab import phishing, registry
 
 
 class Torn(Follower):
@@ -45,7 +45,8 @@ class Backwards(Follower):
 
 def create(kind):
     reader = registry.Reader(os.environ["MODEL_REGISTRY"])
-    follower = kind(reader, Path(os.environ["MODEL_HOME"]), polling(0.05))
+    home = Path(os.environ["MODEL_HOME"])
+    follower = kind(reader, home, polling(0.05), phishing.CONTRACT)
     follower.start()
     return make_app(follower)
 

@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from deploylab import artifacts, broker, registry
 from deploylab.contract import Contract, ContractError
 
 EVENTS = "model-events"
+AGAIN_S = 10  # what was refused may have been mended since: look again after this
 MAX_BODY_BYTES = 16 * 1024
 log = logging.getLogger("swapping_service")
 
@@ -59,11 +61,18 @@ REFUSALS = (artifacts.ArtifactError, registry.UnknownNumber, Refused)
 class Follower(threading.Thread):
     """Keeps `live` at what the registry means; a hint says when to look."""
 
-    def __init__(self, reader: registry.Reader, home: Path, hints: Iterator):
+    def __init__(
+        self,
+        reader: registry.Reader,
+        home: Path,
+        hints: Iterator,
+        contract: Contract,  # what callers may send, whichever model is live
+    ):
         super().__init__(name="follower", daemon=True)
         self.reader, self.home, self.hints = reader, home, hints
+        self.contract = contract
         self.live: Live | None = None
-        self.seen, self.refused = 0, (0, "")
+        self.seen, self.refused, self.refused_s = 0, (0, ""), 0.0
         self.trouble = ""
 
     def run(self) -> None:
@@ -83,25 +92,32 @@ class Follower(threading.Thread):
         meant = self.reader.pointers()
         self.seen = meant.sequence
         at = self.live.sequence if self.live else 0
-        if meant.sequence <= max(at, self.refused[0]):
+        waits = time.monotonic() < self.refused_s + AGAIN_S
+        if meant.sequence <= at or (meant.sequence <= self.refused[0] and waits):
             return  # nothing new, or known to be bad
+        self.refused = (0, "")
         try:
             new = self.prepare(meant)
         except REFUSALS as error:
-            self.refused = (meant.sequence, f"{type(error).__name__}: {error}")
+            self.refuse(meant.sequence, error)
             raise Refused(f"sequence {meant.sequence}: {error}") from error
         self.live = new  # the swap: one reference, one assignment
-        self.refused = (0, "")
+
+    def refuse(self, sequence: int, error: Exception) -> None:
+        self.refused = (sequence, f"{type(error).__name__}: {error}")
+        self.refused_s = time.monotonic()
 
     def prepare(self, meant: registry.Pointers) -> Live:
         """Load, warm and check all that is meant, beside what is live."""
         if "champion" not in meant.aliases:
             raise Refused("no version has the alias champion")
-        loaded = {}
-        for alias in ("champion", "candidate"):
-            if alias in meant.aliases:
-                loaded[alias] = self.load(meant.aliases[alias])
-        return Live(meant.sequence, share=meant.share, **loaded)
+        champion, candidate = self.load(meant.aliases["champion"]), None
+        if "candidate" in meant.aliases:
+            try:
+                candidate = self.load(meant.aliases["candidate"])
+            except REFUSALS as error:  # it must not hold up the champion
+                self.refuse(meant.sequence, error)
+        return Live(meant.sequence, champion, candidate, meant.share)
 
     def load(self, number: int) -> Model:
         live = self.live
@@ -112,8 +128,7 @@ class Follower(threading.Thread):
         published = self.reader.published(number)
         folder = self.reader.fetch(number, self.home / "models")
         scorer = artifacts.load(folder, trust=None)  # nothing that runs code
-        if live:
-            need_kept(live.champion.contract, scorer.artifact.contract)
+        need_kept(self.contract, scorer.artifact.contract)
         registry.self_check(scorer)  # this warms it, too
         return Model(
             number,
@@ -149,6 +164,9 @@ def need_kept(old: Contract, new: Contract) -> None:
     sent = {feature.name: set(feature.values) for feature in old.features}
     broken = [name for name in sent if not sent[name] <= takes.get(name, set())]
     broken += sorted(takes.keys() - sent.keys())
+    words = {feature.name: feature.meaning for feature in old.features}
+    meant = [f for f in new.features if f.name in words]
+    broken += [f.name for f in meant if f.meaning != words[f.name]]
     if broken:
         raise Refused(
             f"contract {new.name} breaks {old.name} at {', '.join(broken)}: "
@@ -195,7 +213,9 @@ def create_app() -> Flask:
     url = os.environ.get("MODEL_EVENTS")
     every_s = float(os.environ.get("MODEL_LOOK_S", "5" if url else "0.2"))
     hints = events(url, every_s) if url else polling(every_s)
-    follower = Follower(reader, home, hints)
+    promised = json.loads(Path(os.environ["MODEL_CONTRACT"]).read_text())
+    follower = Follower(reader, home, hints, Contract.from_json(promised))
+    follower.report()  # over what a worker of the same number may have left
     follower.start()
     return make_app(follower)
 
@@ -261,5 +281,8 @@ def workers(home: Path) -> list[dict]:
         except ProcessLookupError:
             file.unlink(missing_ok=True)
             continue
-        said.append(json.loads(file.read_text()))
+        except PermissionError:
+            pass  # it runs, as another user
+        with suppress(FileNotFoundError):  # another worker may have cleared it away
+            said.append(json.loads(file.read_text()))
     return said

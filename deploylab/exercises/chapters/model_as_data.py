@@ -24,21 +24,22 @@ publish_order = order(
     {
         "A": "Compare the model file with the digest in its manifest.",
         "B": "Copy model and manifest into a hidden folder of the store.",
-        "C": "Rename the hidden folder to the name under which it is looked for.",
+        "C": "Rename the hidden folder to the name under which it is looked for, "
+        "and write that name through too.",
         "D": "Enter the version and its digests in the registry.",
         "E": "Move the alias.",
         "F": "Send the event.",
-        "G": "Make the system write the new files through to the disk.",
+        "G": "Make the system write the new files, and their folder, through to the "
+        "disk.",
         "H": "Score some examples, and put rows and scores beside the model.",
     },
     [
         Before(
             "A",
-            "B",
-            "copies-unseen",
-            "A file that was cut short would be published with a digest of its own, "
-            "and then it is right for ever.",
-            "Ask when it is cheapest to find that the model is broken.",
+            "C",
+            "named-unseen",
+            "The name says that all of it is whole, and nobody has looked.",
+            "Ask what the final name promises to whoever finds it.",
         ),
         Before(
             "B",
@@ -96,15 +97,15 @@ publish_order = order(
         "published version is never changed.",
     },
     example="ABHGCDEF",
-    others=[],
+    others=["BAHGCDEF", "BHAGCDEF", "BHGACDEF"],
     hints={
         "*": [
             "After which step can somebody else see something, and what must be "
             "finished by then?",
             "Three things become visible, one after the other: a folder, a row, the "
             "alias. Each promises that the one before is whole.",
-            "1 look at what you were given, 2 write all of it out of sight, 3 make the "
-            "files visible, 4 the row, 5 the alias, 6 tell.",
+            "1 write all of it out of sight and see that it is whole, 2 make the files "
+            "visible, 3 the row, 4 the alias, 5 tell.",
         ],
     },
     not_checked="Whether each step tells you that it failed. A step whose error is "
