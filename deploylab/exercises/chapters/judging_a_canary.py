@@ -328,8 +328,8 @@ hour_of_peeking = prediction(
             plausible=False,
         ),
     ],
-    what="The number of good releases that are rolled back",
-    unit="of 1,000 releases",
+    what="Of 1,000 good releases, the number that is rolled back",
+    unit="releases",
     hints={
         "*": [
             "One look would stop ten of a thousand. How many looks are there that are "
