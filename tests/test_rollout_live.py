@@ -172,11 +172,11 @@ def test_a_share_has_no_traffic_before_it_was_in_force():
 
 def test_a_good_version_is_promoted_and_the_next_one_begins_from_it(running, saved):
     report = running.roll_out(QUICK, saved["v2"])
-    assert (report.outcome, broken(report)) == ("promoted", [])
+    assert (report.outcome, broken(report)) == ("promoted", []), report.reason
     assert served(running) == "v2"
     assert running.processes()[CANDIDATE] == []
     report = running.roll_out(QUICK, saved["v1"])
-    assert (report.outcome, served(running)) == ("promoted", "v1")
+    assert (report.outcome, served(running)) == ("promoted", "v1"), report.reason
     assert (running.frame()["status"] == 200).all()
 
 
