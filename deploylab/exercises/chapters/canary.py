@@ -1066,8 +1066,8 @@ def _same_pair(one: tuple[float, float], other: tuple[float, float]) -> bool:
     },
     not_checked="Windows that do not all fail: a version that fails half of them has "
     "users for longer, and the linter computes how long.",
-    notice="The same number in both files lets a bad version have users for the same "
-    "time, and yet it bears one failed window more in Argo Rollouts than in Flagger.",
+    notice="From 1 on, the same number in both files lets a bad version have users for "
+    "the same time; yet Argo Rollouts bears one failed window more than Flagger.",
     wrong=[
         Wrong(
             "as the sentence in the documentation",
