@@ -255,7 +255,7 @@ def load(
             f"{artifact.file} is a {artifact.format} file, and loading one runs "
             f"whatever code it holds; {why}. Take the SHA-256 from the place that "
             "built the model, not from this folder, and pass it as `trust`; or ask "
-            "for an ONNX or skops artifact"
+            "for the model as ONNX, which holds no Python"
         )
     if trust not in (None, found):
         raise UntrustedArtifact(

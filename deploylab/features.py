@@ -43,6 +43,7 @@ class History:
         self.database = duckdb.connect(
             config={"threads": 1, "autoinstall_known_extensions": False}
         )
+        self.copied_until = float("-inf")
         features = ", ".join(f"{name} DOUBLE" for name in self.columns)
         self.database.execute(
             "CREATE TABLE history (entity VARCHAR, event_time DOUBLE, "
@@ -54,7 +55,9 @@ class History:
 
         A history is only ever appended to: each batch is created later than all rows
         before it, and a correction is a new row, with the time at which it was made.
-        Raises `FeatureError` for anything else, and then nothing has been added.
+        It is created later, too, than what `materialise` has copied up to: no later run
+        would copy it. Raises `FeatureError` for anything else, and then nothing has
+        been added.
         """
         wanted = ["entity", *_TIMES, *self.columns]
         missing = [name for name in wanted if name not in rows]
@@ -82,6 +85,13 @@ class History:
                 f"rows up to created_time {before:g} are there, and this batch begins "
                 f"at {rows['created_time'].min():g}; a correction carries the time at "
                 "which it is made"
+            )
+        if len(rows) and rows["created_time"].min() <= self.copied_until:
+            raise FeatureError(
+                f"an online store has been given all rows up to created_time "
+                f"{self.copied_until:g}, and this batch begins at "
+                f"{rows['created_time'].min():g}: it would never be copied. Let "
+                "`materialise` copy up to a moment before what is still being written"
             )
         with self._table("batch", rows):
             self.database.execute(
@@ -142,8 +152,8 @@ class Online:
     """The online store: the newest row of each entity, in one SQLite file.
 
     It reads by key, in a time that does not grow with the history. Use it as a context
-    manager, or call `close`. It belongs to the thread that opened it: each thread opens
-    its own.
+    manager, or call `close`. It belongs to the thread that opened it, and refuses any
+    other (`sqlite3.ProgrammingError`): each thread opens its own.
     """
 
     def __init__(self, path: str | Path, *columns: str) -> None:
@@ -201,9 +211,10 @@ def materialise(
     """Copy what was written after `after`, up to `until`; the number of rows.
 
     Copying a row twice changes nothing, so a run that was cut off is run again. A row
-    that is added later, and was created up to `until`, would never be copied: let
-    `until` lie before anything that is still being written.
+    that is added later, and was created up to `until`, would never be copied, and so
+    the history refuses it: let `until` lie before anything that is still being written.
     """
+    history.copied_until = max(history.copied_until, until)
     rows = history.written(after, until)
     online.put(rows)
     return len(rows)

@@ -3,9 +3,13 @@
 import contextlib
 import json
 import os
+import runpy
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pyarrow as pa
@@ -241,6 +245,38 @@ def test_stopped_at_every_single_step_the_next_run_gives_the_same_bytes(
     assert step > 15, "there are that many steps to stop at"
 
 
+def test_an_older_table_stays_whole_until_the_new_one_takes_its_name(
+    models, tmp_path, monkeypatch
+):
+    source = write_rows(tmp_path / "in.parquet", 250)
+    whole, jobs = {}, {}
+    for name in ("v1", "v2"):
+        (tmp_path / name).mkdir()
+        target = tmp_path / name / "out.parquet"
+        batch_job.run(artifacts.load(models[name]), source, target)
+        whole[target.read_bytes()] = name
+        jobs[name] = json.loads((tmp_path / name / "out.parquet.json").read_text())
+    assert len(whole) == 2
+    newer, step, seen, finished = artifacts.load(models["v2"]), 0, [], False
+    while not finished:
+        step += 1
+        folder = tmp_path / f"cut-{step}"
+        shutil.copytree(tmp_path / "v1", folder)
+        with monkeypatch.context() as patched:
+            cut_at(step, patched)
+            with contextlib.suppress(PowerCut):
+                batch_job.run(newer, source, folder / "out.parquet")
+                finished = True
+        there = whole.get((folder / "out.parquet").read_bytes(), "a part")
+        said = json.loads((folder / "out.parquet.json").read_text())
+        seen.append((there, next(name for name in jobs if jobs[name] == said)))
+        batch_job.run(newer, source, folder / "out.parquet")
+        assert whole[(folder / "out.parquet").read_bytes()] == "v2"
+        assert json.loads((folder / "out.parquet.json").read_text()) == jobs["v2"]
+    order = [("v1", "v1"), ("v2", "v1"), ("v2", "v2")]
+    assert list(dict.fromkeys(seen)) == order, "the manifest comes after its table"
+
+
 def test_a_job_that_writes_in_place_would_be_caught(scorer, tmp_path, monkeypatch):
     """The planted fault: drafts that already have the final name."""
 
@@ -340,6 +376,38 @@ def test_the_program_says_what_is_wrong_and_fails(models, tmp_path):
     assert said == ""
     assert "nothing.parquet" in wrong
     assert "Traceback" not in wrong
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_on_ray_the_name_means_complete_too(older, tmp_path, monkeypatch):
+    """With a Ray that writes two files, and is killed after the first."""
+    written, target = [], tmp_path / "scores"
+
+    def write(path):
+        for name in ("0", "1"):
+            Path(path).mkdir(exist_ok=True)
+            Path(path, f"{len(written)}-{name}.parquet").write_text(name)
+            written.append(name)
+            if len(written) == 1:
+                raise PowerCut
+
+    ray = MagicMock(__version__="0")
+    ray.data.read_parquet().map_batches().write_parquet.side_effect = write
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    source = write_rows(tmp_path / "in.parquet", 10)
+    monkeypatch.setattr(sys, "argv", ["score.py", "model", str(source), str(target)])
+    if older:
+        target.mkdir()
+        (target / "old.parquet").write_text("0")
+    before = target.exists() and sorted(path.name for path in target.iterdir())
+    script = str(ROOT / "extras" / "ray" / "score.py")
+    with pytest.raises(PowerCut):
+        runpy.run_path(script, run_name="__main__")
+    after = target.exists() and sorted(path.name for path in target.iterdir())
+    assert after == before, "a part has the final name"
+    runpy.run_path(script, run_name="__main__")
+    assert [path.read_text() for path in sorted(target.iterdir())] == ["0", "1"]
+    assert visible(tmp_path) == {"in.parquet", "scores"}
 
 
 def test_the_records_of_the_engines_are_whole():

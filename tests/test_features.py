@@ -1,5 +1,8 @@
 """The feature store: one rule for both stores, and no row from the future."""
 
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -148,6 +151,19 @@ def test_rows_that_cannot_be_taken_are_refused_whole(lines, says):
     assert len(store.written(float("-inf"), float("inf"))) == 1
 
 
+def test_a_row_that_no_run_would_copy_any_more_is_refused():
+    """`until` was too late: what was written meanwhile is behind the watermark."""
+    store = history(("a", 1, 1, 5.0))
+    with Online(":memory:", "reports") as online:
+        assert materialise(store, online, until=3) == 1
+        materialise(store, online, until=2)  # an older run, run again
+        with pytest.raises(FeatureError, match=r"up to created_time 3, .* begins at 3"):
+            store.add(rows(("a", 2, 3, 6.0)))
+        store.add(rows(("a", 2, 4, 6.0)))
+        assert materialise(store, online, until=5, after=3) == 1
+        assert online.get("a", 5) == {"reports": 6.0}
+
+
 def test_columns_that_are_missing_are_named():
     with pytest.raises(FeatureError, match="created_time"):
         History("reports").add(rows().drop(columns="created_time"))
@@ -173,6 +189,22 @@ def test_the_online_store_is_a_file_that_another_process_can_open(tmp_path):
     with Online(tmp_path / "online.sqlite", "reports") as again:
         assert again.get("a", 2) == {"reports": 5.0}
         assert again.get("b", 2) == {"reports": None}
+
+
+def test_a_store_of_another_thread_is_refused_and_its_file_is_not(tmp_path):
+    path = tmp_path / "online.sqlite"
+
+    def read_own():
+        with Online(path, "reports") as own:
+            return own.get("a", 2)
+
+    with Online(path, "reports") as online, ThreadPoolExecutor(1) as other:
+        materialise(history(("a", 1, 1, 5.0)), online, 2)
+        with pytest.raises(sqlite3.ProgrammingError, match="thread"):
+            other.submit(online.get, "a", 2).result(30)
+        with pytest.raises(sqlite3.ProgrammingError, match="thread"):
+            other.submit(online.put, rows(("a", 2, 2, 6.0))).result(30)
+        assert other.submit(read_own).result(30) == {"reports": 5.0}
 
 
 def test_a_put_that_fails_half_way_changes_nothing():

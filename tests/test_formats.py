@@ -5,6 +5,7 @@ Where the environments of `make extras-formats` are there, their formats run aga
 
 import csv
 import datetime
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +63,14 @@ def test_a_row_is_complete_and_dated(row):
         assert len(row["note"]) > 20, "what did not run says why"
     elif row["experiment"] == "format":
         assert [column for column in MEASURED if not row[column]] == []
+
+
+def test_the_whole_table_is_of_one_day_and_one_machine():
+    """Times of two runs are not compared; the load may change while one goes on."""
+    stamps = {
+        (row["date"], re.sub(r"load \d+", "load", row["machine"])) for row in TABLE
+    }
+    assert len(stamps) == 1
 
 
 @pytest.mark.parametrize(

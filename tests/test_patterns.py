@@ -2,12 +2,15 @@
 
 import sys
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from deploylab import ROOT, broker, phishing
+from deploylab import ROOT, artifacts, broker, phishing
 
 sys.path.insert(0, str(ROOT / "book" / "listings"))
 
+import batch_job
 import patterns
 
 ROW = [0, 0.5, 1, 0, 0.5, 0.5, 1, 0]
@@ -38,6 +41,26 @@ def test_each_pattern_is_measured(saved, tmp_path):
     assert table["module"]["added_ms"] == 0
     assert all(row["stale_s"] > 0 for row in rows)
     assert table["service"]["added_ms"] > table["data"]["added_ms"]
+
+
+def test_a_table_is_read_only_with_its_own_manifest(saved, tmp_path):
+    """The job was killed between the two, or is at work."""
+    rows = {
+        "id": [7],
+        **{name: [0.0] for name in artifacts.read(saved["v1"]).contract.names},
+    }
+    source, target = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    pq.write_table(pa.table(rows), source)
+    manifest = tmp_path / "out.parquet.json"
+    batch_job.run(artifacts.load(saved["v1"]), source, target)
+    older = manifest.read_bytes()
+    found = patterns.read_scores(target)
+    assert found["version"] == "v1"
+    assert 0 < found[7] < 1
+    batch_job.run(artifacts.load(saved["v2"]), source, target)
+    assert patterns.read_scores(target)["version"] == "v2"
+    manifest.write_bytes(older)
+    assert patterns.read_scores(target) == {}
 
 
 def test_a_model_that_never_comes_is_not_waited_for_for_ever(monkeypatch):

@@ -268,7 +268,7 @@ def within(guard, left_s):
 
 def test_a_stuck_model_costs_its_slots_and_no_caller_waits_for_ever():
     held = Held()
-    guard = guarded_service.InTime(held, slots=2)
+    guard = guarded_service.InTime(held, slots=2, most_s=60)
     with ThreadPoolExecutor(4) as callers:
         got = sorted(callers.map(lambda s: within(guard, s), [0.3] * 4))
     assert got == [503, 503, 504, 504]
@@ -279,12 +279,35 @@ def test_a_stuck_model_costs_its_slots_and_no_caller_waits_for_ever():
     guard.threads.shutdown()
 
 
+def test_while_every_slot_is_stuck_nobody_holds_a_thread_to_wait_for_one(monkeypatch):
+    """Whoever waited would hold a thread of the server's, which a probe needs."""
+    held, waited = Held(), []
+    guard = guarded_service.InTime(held, slots=2, most_s=60)
+    acquire = guard.free.acquire
+
+    def counted(timeout):
+        waited.append(timeout)
+        return acquire(timeout=timeout)
+
+    monkeypatch.setattr(guard.free, "acquire", counted)
+    assert [within(guard, 0.05) for _ in range(2)] == [504, 504]
+    for kept in [*guard.began]:  # its caller gave it little time: that is not stuck
+        assert within(guard, 0.05) == 503
+        guard.began[kept] -= 61
+    assert len(waited) == 4
+    assert within(guard, 1e6) == 503
+    assert len(waited) == 4, "it waited for a slot that will not be free"
+    held.sign.set()
+    guard.threads.shutdown()
+    assert guard.began == {}, "what has ended is not stuck"
+
+
 def test_an_error_of_the_model_gives_its_slot_back():
     class Broken:
         def score(self, rows):
             raise ValueError("bad")
 
-    guard = guarded_service.InTime(Broken(), slots=1)
+    guard = guarded_service.InTime(Broken(), slots=1, most_s=60)
     for _ in range(3):
         with pytest.raises(ValueError):
             within(guard, 30)

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -52,7 +52,7 @@ def create_app(artifact: str, trust: str | None = None) -> Flask:
     account_for_requests(app)  # first, so that a refusal is accounted for as well
     ask_for_key(app, json.loads(Path(os.environ["API_KEYS"]).read_text()))
     limit_rate(app, os.environ.get("RATE_LIMIT", "1000 per second"))
-    limit_time(app, float(os.environ.get("DEADLINE_S", "2")))
+    limit_time(app, most_s())
     phishing_service.add_probes(app, model)
     phishing_service.add_prediction(app, model, described)
     app.view_functions["openapi"] = lambda: openapi(described)
@@ -183,6 +183,11 @@ def limit_rate(app: Flask, limit: str) -> None:
         return response
 
 
+def most_s() -> float:
+    """What the service grants a request at most."""
+    return float(os.environ.get("DEADLINE_S", "2"))
+
+
 def limit_time(app: Flask, most_s: float) -> None:
     """The deadline of a request: what the caller grants, and no more than `most_s`."""
 
@@ -200,7 +205,8 @@ class ModelInTime(phishing_service.BackgroundModel):
     def load(self, artifact: str, trust: str | None) -> None:
         super().load(artifact, trust)
         if self.scorer:
-            self.scorer = InTime(self.scorer, int(os.environ.get("SLOTS", "2")))
+            slots = int(os.environ.get("SLOTS", "2"))
+            self.scorer = InTime(self.scorer, slots, most_s())
 
 
 class InTime:
@@ -208,27 +214,38 @@ class InTime:
 
     A request that gets no slot in half its time is refused with 503: nothing was done,
     so it may come again. One whose deadline passes while it is scored gets 504. Python
-    cannot stop its thread, which keeps the slot until it ends; the others do not wait
-    behind it for ever, as they would for a thread of the server.
+    cannot stop its thread, which keeps the slot until it ends. Once every slot has been
+    kept for longer than `most_s`, requests are refused at once: whoever waits for a
+    slot holds a thread of the server's, and the probes need one too.
     """
 
-    def __init__(self, scorer: artifacts.Scorer, slots: int):
-        self.scorer = scorer
+    def __init__(self, scorer: artifacts.Scorer, slots: int, most_s: float):
+        self.scorer, self.slots, self.most_s = scorer, slots, most_s
+        self.began = {}  # what is being scored, and since when
         self.free = threading.BoundedSemaphore(slots)
         self.threads = ThreadPoolExecutor(slots)
 
     def score(self, rows: list) -> list:
-        left_s = g.deadline - time.monotonic()
+        now = time.monotonic()
+        left_s = g.deadline - now
         if left_s <= 0:
             raise GatewayTimeout("the deadline passed before the model was asked")
+        stuck = sum(began + self.most_s < now for began in [*self.began.values()])
+        if stuck == self.slots:
+            raise ServiceUnavailable("every slot is stuck", retry_after=1)
         if not self.free.acquire(timeout=left_s / 2):
             raise ServiceUnavailable("all slots are taken", retry_after=1)
         work = self.threads.submit(self.scorer.score, rows)
-        work.add_done_callback(lambda _: self.free.release())
+        self.began[work] = time.monotonic()
+        work.add_done_callback(self.end)
         try:
             return work.result(timeout=max(0, g.deadline - time.monotonic()))
         except TimeoutError:
             raise GatewayTimeout("the model did not answer in time") from None
+
+    def end(self, work: Future) -> None:
+        del self.began[work]
+        self.free.release()
 
 
 # -- what clients may read ---------------------------------------------------------

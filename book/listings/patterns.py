@@ -4,6 +4,7 @@ Each function below serves the model `old`, asks it, publishes `new` while it is
 and then ends the model's side by force. It returns one row of the table.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -161,6 +162,20 @@ def data(old: Path, new: Path, row: list, work: Path, every_s: float = 0.1) -> d
     }
 
 
+def read_scores(target: Path) -> dict:
+    """The table by id, and its `version`; nothing if its manifest is of another one.
+
+    Between the two, a table is there whose manifest is still the last one's.
+    """
+    manifest = json.loads(Path(f"{target}.json").read_text())
+    written = target.read_bytes()  # once, so that what is compared is what is read
+    if hashlib.sha256(written).hexdigest() != manifest["sha256"]:
+        return {}
+    table = pq.read_table(pa.BufferReader(written), columns=["id", "probability"])
+    pairs = zip(*(column.to_pylist() for column in table.columns), strict=True)
+    return {**dict(pairs), "version": manifest["job"]["model"]}
+
+
 def batch(old: Path, new: Path, row: list, work: Path, n_rows: int = 20_000) -> dict:
     """The answers are a table, made by a job; the application looks one up."""
     source, target = work / "rows.parquet", work / "scores.parquet"
@@ -171,10 +186,7 @@ def batch(old: Path, new: Path, row: list, work: Path, n_rows: int = 20_000) -> 
     looked_up: dict = {}
 
     def read() -> None:
-        said = json.loads(Path(f"{target}.json").read_text())["job"]["model"]
-        table = pq.read_table(target, columns=["id", "probability"])
-        pairs = zip(*(column.to_pylist() for column in table.columns), strict=True)
-        looked_up.update(dict(pairs), version=said)
+        looked_up.update(read_scores(target))
 
     def ask() -> str:
         return looked_up["version"] if looked_up[7] is not None else ""
@@ -209,12 +221,12 @@ def queue(old: Path, new: Path, row: list, work: Path) -> dict:
 
         def send() -> str:
             id = f"question-{next(asked)}"
-            work_queue.offer({"id": id, "body": body})
+            work_queue.offer({"sender": "page", "id": id, "body": body})
             return id
 
         def ask() -> str:
-            id = send()
-            while not (found := redis.hget(queue_worker.RESULTS, id)):
+            lies_at = queue_worker.key("result", "page", send())
+            while not (found := redis.get(lies_at)):
                 time.sleep(0.0005)
             return json.loads(found)["version"]
 

@@ -2,10 +2,10 @@
 
     python queue_worker.py REDIS_URL STREAM HANDLER...
 
-The queue is a Redis stream with a consumer group. Every message carries an `id` that
-its sender chose, and the answer is kept under it in the hash `results`. Kill a worker
-whenever you like: what it had in hand goes to another one after a while. So a message
-may be answered twice, and its first answer stands.
+The queue is a Redis stream with a consumer group. Every message carries the name of its
+`sender` and an `id` that the sender chose, and the answer is kept under both, for an
+hour. Kill a worker whenever you like: what it had in hand goes to another one after a
+while. So a message may be answered twice, and its first answer stands.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,18 @@ import redis as redis_client
 from deploylab import artifacts, broker
 from deploylab.contract import ContractError
 
-RESULTS, GROUP = "results", "workers"
+GROUP = "workers"
+KEEP_S = 3600  # an answer that nobody has fetched by then is gone
 #: Adds a message unless the stream is full; Redis runs it as one step.
 OFFER = """
 if redis.call('XLEN', KEYS[1]) >= tonumber(ARGV[1]) then return false end
 return redis.call('XADD', KEYS[1], '*', unpack(ARGV, 2))
 """
+
+
+def key(kind: str, sender: str, id: str) -> str:
+    """Where a sender's `result` lies, or the note that it is `waiting` for one."""
+    return f"{kind}:{sender}:{id}"
 
 
 class BadMessage(ValueError):
@@ -44,6 +50,7 @@ class Queue:
     limit: how many messages may wait or be in hand.
     idle_ms: a message that somebody has had for so long is given to another.
     most_deliveries: after so many, a message is set aside.
+    keep_s: how long an answer lies ready.
     """
 
     def __init__(
@@ -53,10 +60,11 @@ class Queue:
         limit: int = 1000,
         idle_ms: int = 1000,
         most_deliveries: int = 3,
+        keep_s: int = KEEP_S,
     ) -> None:
         self.redis, self.stream, self.dead = redis, stream, f"{stream}:dead"
         self.limit, self.idle_ms = limit, idle_ms
-        self.most_deliveries = most_deliveries
+        self.most_deliveries, self.keep_s = most_deliveries, keep_s
         try:  # from the beginning: what came before the first worker counts too
             redis.xgroup_create(stream, GROUP, id="0", mkstream=True)
         except redis_client.ResponseError as error:
@@ -96,6 +104,11 @@ class Queue:
         [(_, [(message, fields)])] = found.items() if isinstance(found, dict) else found
         return message, fields, 1
 
+    def answer(self, fields: dict[str, str], text: str) -> None:
+        """Keep an answer for its sender, for a while, unless there is one."""
+        name = key("result", fields["sender"], fields["id"])
+        self.redis.set(name, text, nx=True, ex=self.keep_s)
+
     def finish(self, message: str) -> None:
         """Acknowledge and delete; from now on nobody gets it again."""
         pipeline = self.redis.pipeline(transaction=True)
@@ -104,7 +117,7 @@ class Queue:
 
     def set_aside(self, message: str, fields: dict[str, str], why: str) -> None:
         """Move a message to the dead, with the reason, and tell its sender."""
-        self.redis.hsetnx(RESULTS, fields["id"], json.dumps({"error": why}))
+        self.answer(fields, json.dumps({"error": why}))
         self.redis.xadd(self.dead, {**fields, "why": why})
         self.finish(message)
 
@@ -124,7 +137,7 @@ def answer_next(queue: Queue, worker: str, handle: Callable[[dict], str]) -> str
         queue.set_aside(message, fields, str(error))
         return fields["id"]
     if answer:
-        queue.redis.hsetnx(RESULTS, fields["id"], answer)  # first write ...
+        queue.answer(fields, answer)  # first write ...
     queue.finish(message)  # ... then acknowledge
     return fields["id"]
 
@@ -150,15 +163,20 @@ def phishing(folder: str) -> Callable[[dict], str]:
 
 
 def language(queues: dict[str, Queue], model: Path) -> Callable[[dict], str]:
-    """Find the language of `text`, and hand the message on to that language's queue."""
+    """Find the language of `text`, and hand the message on to that language's queue.
+
+    If that is full, the sender is told so, and the next text has its turn: to wait here
+    for one language would stop them all.
+    """
     detector = ngram_model.load(model)
 
     def handle(fields: dict) -> str:
         found, known = detector.predict(fields["text"])
         onward = found if found in queues and known > 0.4 else "other"
-        queue = queues[onward]
-        queue.redis.xadd(queue.stream, {**fields, "language": onward})
-        return ""
+        if queues[onward].offer({**fields, "language": onward}):
+            return ""
+        full = f"the queue for {onward} is full: send it later, under another name"
+        return json.dumps({"language": onward, "error": full})
 
     return handle
 
@@ -194,16 +212,6 @@ def slowed(handle: Callable, takes_s: float, dies_on: str) -> Callable[[dict], s
     return slow
 
 
-def steps(queue: Queue, onward: dict[str, Queue], work: Callable) -> Iterator[None]:
-    """Work for ever, but take nothing while a queue that comes after is full."""
-    while True:
-        if any(len(after) >= after.limit for after in onward.values()):
-            time.sleep(0.01)
-        else:
-            work(queue)
-        yield
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("url")
@@ -222,7 +230,6 @@ def main() -> int:
     redis = broker.connect(options.url)
     kept = {"limit": options.limit, "idle_ms": options.idle_ms}
     queue = Queue(redis, options.stream, **kept)
-    onward = {}
     if options.phishing:
         handle = phishing(options.phishing)
     elif options.language:
@@ -237,9 +244,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     print("ready", flush=True)
     try:
-        for _ in steps(queue, onward, lambda queue: answer_next(queue, name, handle)):
-            if stopped:
-                return 0
+        while not stopped:
+            answer_next(queue, name, handle)
+        return 0
     except redis_client.RedisError as error:
         print(f"queue_worker: the broker is gone: {error}", file=sys.stderr)
     return 1

@@ -3,11 +3,12 @@
     python score.py MODEL.onnx INPUT.parquet OUTPUT
 
 Prints JSON: `start_s` until Ray was up, `total_s` until OUTPUT, a folder of Parquet
-files, is written.
+files, is written: it is complete or not there, and replaces an older one.
 """
 
 import json
 import os
+import shutil
 import sys
 import time
 
@@ -64,7 +65,11 @@ def main() -> None:
         batch_size=ROWS,
         compute=ray.data.ActorPoolStrategy(size=2),
     )
-    scored.write_parquet(target)
+    draft = f"{target}.draft"
+    shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
+    scored.write_parquet(draft)
+    shutil.rmtree(target, ignore_errors=True)
+    os.rename(draft, target)  # the name means complete
     total_s = time.perf_counter() - began
     ray.shutdown()
     print(

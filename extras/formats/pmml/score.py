@@ -17,6 +17,8 @@ from deploylab import phishing
 work, step = Path(sys.argv[1]), sys.argv[2]
 names = phishing.CONTRACT.names
 rows = np.load(work / "rows.npy")
+#: The book's own may be another one, which sklearn2pmml refuses.
+FITTED = "fitted by scikit-learn " + importlib.metadata.version("scikit-learn")
 
 
 def table(values):
@@ -47,7 +49,7 @@ if step == "convert":
                 version=importlib.metadata.version("nyoka"),
                 model=version,
                 ran="no",
-                note=f"at conversion: {type(error).__name__}: {error}",
+                note=f"at conversion: {type(error).__name__}: {error}; {FITTED}",
             )
 elif step == "jpmml":
     from jpmml_evaluator import make_backend, make_evaluator
@@ -75,7 +77,8 @@ elif step == "jpmml":
             model=version,
             ran="yes",
             note="scored by jpmml_evaluator "
-            + importlib.metadata.version("jpmml_evaluator"),
+            + importlib.metadata.version("jpmml_evaluator")
+            + f", {FITTED}",
             **answers,
         )
 else:
@@ -109,7 +112,7 @@ else:
             version=importlib.metadata.version(tool),
             model=version,
             ran="yes",
-            note="scored by pypmml " + importlib.metadata.version("pypmml"),
+            note=f"scored by pypmml {importlib.metadata.version('pypmml')}, {FITTED}",
             **answers,
         )
     PMMLContext.shutdown()
