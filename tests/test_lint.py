@@ -148,8 +148,8 @@ spec:
 
 
 QUERY = (
-    'sum(rate(r{service="a-canary",code=~"5.."}[10m])) / '
-    'sum(rate(r{service="a-canary"}[10m]))'
+    'sum(rate(requests_total{service="a-canary",code=~"5.."}[10m])) / '
+    'sum(rate(requests_total{service="a-canary"}[10m]))'
 )
 
 

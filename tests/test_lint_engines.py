@@ -11,8 +11,8 @@ from deploylab.lint.argo import pods
 from deploylab.rollout.judges import Threshold
 
 QUERY = (
-    'sum(rate(r{service="a-canary",code=~"5.."}[WINDOW])) / '
-    'sum(rate(r{service="a-canary"}[WINDOW]))'
+    'sum(rate(requests_total{service="a-canary",code=~"5.."}[WINDOW])) / '
+    'sum(rate(requests_total{service="a-canary"}[WINDOW]))'
 )
 
 

@@ -37,8 +37,8 @@ NAMES = Names(
 def share(labels: str, status: str = 'code=~"5.."', window: str = "5m") -> str:
     comma = "," if labels else ""
     return (
-        f"sum(rate(r{{{labels}{comma}{status}}}[{window}])) / "
-        f"sum(rate(r{{{labels}}}[{window}]))"
+        f"sum(rate(requests_total{{{labels}{comma}{status}}}[{window}])) / "
+        f"sum(rate(requests_total{{{labels}}}[{window}]))"
     )
 
 
@@ -74,8 +74,8 @@ SERVICE = 'service="a-canary"'
             Ratio("errors", CANDIDATE, 300.0, empty=Fraction(0)),
         ),
         (
-            '(sum(increase(r{namespace="x", pod=~"a-{{args.latest}}-.+", code=~"5.."}'
-            '[60s])) or vector(0))\n/\n(sum(increase(r{namespace="x", '
+            '(sum(increase(requests_total{namespace="x", pod=~"a-{{args.latest}}-.+", code=~"5.."}'
+            '[60s])) or vector(0))\n/\n(sum(increase(requests_total{namespace="x", '
             'pod=~"a-{{args.latest}}-.+"}[60s])) >= 50)\n',
             Ratio("errors", CANDIDATE, 60.0, least=50),
         ),
@@ -125,9 +125,9 @@ def test_a_documented_pattern_is_recognised(query, expected):
         (share('service="a",tenant="x"'), "a part of the requests, by tenant"),
         (share('service=~"a-stable|a-canary"'), "errors"),
         (f"{share(SERVICE)} - {share(SERVICE)}", "difference"),
-        (f"sum by (pod) (rate(r{{{SERVICE}}}[5m]))", "one value for each label"),
+        (f"sum by (pod) (rate(requests_total{{{SERVICE}}}[5m]))", "one value for each label"),
         (share(SERVICE, window="5 m"), "window [5 m]"),
-        (share(SERVICE).replace("r{service", "q{service", 1), "of the same kind"),
+        (share(SERVICE).replace("requests_total{", "calls_total{", 1), "of the same kind"),
         ("(" * 100 + share(SERVICE) + ")" * 100, "nested too deep"),
         ("1" * 6000, "longer than"),
     ],

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from deploylab.lint.compute import Chances
+from deploylab.lint.compute import Chances, World
 from deploylab.lint.fields import FIELDS
 from deploylab.lint.query import seconds
 from deploylab.lint.read import Document, List, Map
@@ -292,6 +292,33 @@ class Notebook:
             f"{where}{key[:60]} is no field of {self.document.kind}",
             "It is dropped without a word, or refused; either way it does nothing.",
             do,
+        )
+
+
+Templates = TypeVar("Templates")
+
+
+class Subject(Generic[Templates]):
+    """A document that is judged: its gate, and a notebook for the findings on the way.
+
+    templates: those of all files that it may refer to.
+    """
+
+    #: Whose semantics.
+    engine: ClassVar[str]
+
+    def __init__(
+        self,
+        document: Document,
+        templates: Templates,
+        world: World,
+        findings: list[Finding],
+    ) -> None:
+        self.document, self.templates, self.world = document, templates, world
+        self.book = Notebook(document, findings)
+        self.spec = document.spec
+        self.gate = Gate(
+            document.path, document.line, document.kind, document.name, self.engine
         )
 
 

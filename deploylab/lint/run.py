@@ -89,7 +89,7 @@ def lint(
         elif document.kind == "Canary":
             made = flagger.Canary(document, metrics, world, findings).read()
         elif document.kind == "Strategy":
-            made = strategy.Strategy(document, world, findings).read()
+            made = strategy.Strategy(document, None, world, findings).read()
         else:
             continue
         gate, plan = made
