@@ -36,7 +36,6 @@ from deploylab.lint.compute import (
     Metric,
     NotComputed,
     Timeline,
-    World,
 )
 from deploylab.lint.findings import INFO, Finding, Gate, Notebook, Subject
 from deploylab.lint.query import (

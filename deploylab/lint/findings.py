@@ -38,7 +38,8 @@ RULES = {
     "DL001": Rule(
         "unknown-field",
         ERROR,
-        "A field that the kind does not have: it is dropped without a word, or refused.",
+        "A field that the kind does not have: it is dropped without a word, or "
+        "refused.",
         "Mend the spelling, or take it out.",
     ),
     "DL002": Rule(
@@ -137,8 +138,8 @@ RULES = {
     "DL109": Rule(
         "cannot-fail",
         ERROR,
-        "No version, however bad, fails this metric: no condition, a limit on the wrong "
-        "side, or a share compared with percent.",
+        "No version, however bad, fails this metric: no condition, a limit on the "
+        "wrong side, or a share compared with percent.",
         "Give a limit that the query can cross, in the query's own scale.",
     ),
     "DL110": Rule(
@@ -157,15 +158,15 @@ RULES = {
     "DL112": Rule(
         "waits-for-a-person",
         WARNING,
-        "A result between the two conditions is inconclusive, and the rollout waits for "
-        "somebody whom the file does not tell.",
+        "A result between the two conditions is inconclusive, and the rollout waits "
+        "for somebody whom the file does not tell.",
         "Let the conditions meet, or set inconclusiveLimit.",
     ),
     "DL114": Rule(
         "late-metric",
         INFO,
-        "One metric begins later than the others: before Argo Rollouts 1.1 it was never "
-        "looked at.",
+        "One metric begins later than the others: before Argo Rollouts 1.1 it was "
+        "never looked at.",
         "Run 1.1 or newer, or give all the same initialDelay.",
     ),
     "DL115": Rule(
@@ -178,8 +179,8 @@ RULES = {
     "DL116": Rule(
         "no-rollback-while-waiting",
         WARNING,
-        "At a confirm-traffic-increase webhook Flagger does not roll back, however many "
-        "checks fail.",
+        "At a confirm-traffic-increase webhook Flagger does not roll back, however "
+        "many checks fail.",
         "Add a rollback webhook, or do without this one.",
     ),
     "DL117": Rule(
@@ -219,8 +220,8 @@ RULES = {
     "DL203": Rule(
         "no-request-to-judge-by",
         WARNING,
-        "A look finds too few requests: that is a failure or an error, and says nothing "
-        "of the version.",
+        "A look finds too few requests: that is a failure or an error, and says "
+        "nothing of the version.",
         "Set initialDelay to the length of the window, look over longer, or send more.",
         "rolling#nothing-to-say",
     ),
@@ -264,8 +265,8 @@ RULES = {
     "DL209": Rule(
         "window-longer-than-the-rollout",
         WARNING,
-        "The query reads back over a longer time than the rollout lasts, so it judges by "
-        "fewer requests than it seems to.",
+        "The query reads back over a longer time than the rollout lasts, so it judges "
+        "by fewer requests than it seems to.",
         "Shorten the window, or pause longer.",
     ),
     # Traffic and instances

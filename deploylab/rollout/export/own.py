@@ -38,8 +38,8 @@ def own(strategy: Strategy, *, name: str) -> str:
         }
     else:
         raise CannotExport(
-            f"the kind Strategy has Canary and BlueGreen, and {type(strategy).__name__} "
-            "is neither"
+            f"the kind Strategy has Canary and BlueGreen, and "
+            f"{type(strategy).__name__} is neither"
         )
     return to_yaml(
         [
