@@ -474,6 +474,16 @@ def may_merge(report):
             patch=(("> 0.10", ">= 0.10"),),
         ),
         Wrong(
+            "a limit that is a little looser",
+            "beyond-the-limit",
+            patch=(("> 0.05", "> 0.055"),),
+        ),
+        Wrong(
+            "one gate and no more",
+            "two-good-ones",
+            patch=(('not report["gates"]', 'len(report["gates"]) != 1'),),
+        ),
+        Wrong(
             "misses are not looked at",
             "misses-pass",
             patch=(('if bad["promoted"] > 0.10:', "if False:"),),
