@@ -164,7 +164,8 @@ def test_what_is_not_a_pattern_is_not_guessed(query, why):
         ("request_processing_seconds_total", "its name says seconds"),
         ("http_requests_failed_total", "its name says failed"),
         ("http_requests_in_flight", "its name says flight"),
-        ("gpu_cost_total", "is not known here"),
+        ("gpu_cost_total", "its name says cost"),
+        ("jobs_total", "is not known here"),
         ("ratio", "is not known here"),
     ],
 )

@@ -93,6 +93,8 @@ def lint(
         else:
             continue
         gate, plan = made
+        gate.not_computed = list(dict.fromkeys(gate.not_computed))
+        gate.remarks = list(dict.fromkeys(gate.remarks))
         report.gates.append(gate)
         if plan:
             _compute(gate, plan, world, Notebook(document, findings))

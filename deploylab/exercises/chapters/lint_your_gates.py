@@ -103,7 +103,7 @@ first_finding = choice(
         "b": Option(
             False,
             "The first ten minutes are not watched, that is true, and the next twenty "
-            "are watched at the wrong version.",
+            "watch the old version.",
             "Ask which repair changes what the gate can see at all.",
         ),
         "c": Option(
@@ -114,7 +114,7 @@ first_finding = choice(
         "d": Option(
             False,
             "Windows that overlap make the counting worse, and what is counted is the "
-            "wrong version.",
+            "old version.",
             "Ask which repair changes what the gate can see at all.",
         ),
     },
@@ -127,7 +127,7 @@ first_finding = choice(
             "chance that a bad release gets through.",
         ]
     },
-    not_checked="Whether you mend the others as well. None of the four is wrong.",
+    not_checked="Whether you mend the others as well. All four are true.",
     notice="First what is counted, then how it is counted, then the limit.",
 )
 
@@ -175,12 +175,12 @@ LATENCY = """\
 
 @exercise(
     "configuration",
-    starting="",
+    starting="e53bf715bb019df3",
     prepare=_linter,
     limit_s=4.0,
     hints={
         "*": [
-            "Which findings say what is wrong, and which say what comes of it? Begin "
+            "Which findings say what the mistake is, and which what comes of it? Begin "
             "with the first kind.",
             "A success rate is limited from below. A window as long as the time "
             "between two checks sees each request once.",
@@ -289,7 +289,7 @@ def repair_canary(t: Trial) -> None:
     t.need(
         kinds == ["Canary"],
         "not-the-canary",
-        f"The linter finds {', '.join(kinds) or 'no rollout'} in the file.",
+        f"The linter finds `{', '.join(kinds) or 'no rollout'}` in the file.",
         "One Canary is to be repaired.",
         "Begin again with the file that the exercise gives.",
     )
