@@ -1054,7 +1054,8 @@ def makes_no_sense(book: Notebook, line: int, metric: Metric) -> None:
             f"{metric.name} fails only when {failing[0][0] / some:.0%} of the requests "
             "do",
             "So much is an outage, not a bad release.",
-            "Was a limit on errors meant, and one on successes written?",
+            "Mind the scale (a share, or percent), or whether it limits errors or "
+            "successes.",
         )
 
 
