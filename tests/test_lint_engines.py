@@ -319,6 +319,7 @@ def by_enumeration(judge, counts, rate):
         (100, 0, "noData: pass", {"no_data": "pass"}),
         (100, 1, "noData: pass, within: 4", {"no_data": "pass", "within": 4}),
         (100, 0, "noData: error, errors: 2", {"no_data": "error", "errors": 2}),
+        (100, 0, "noData: error, errors: 3", {"no_data": "error", "errors": 3}),
         (100, 0, "noData: error, errors: 4", {"no_data": "error", "errors": 4}),
         (700, 0, "noData: pass", {"no_data": "pass"}),
         (700, 0, "noData: skip", {}),
