@@ -14,18 +14,23 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from deploylab import ROOT, cli
-from deploylab.lint import RULES, SEVERITIES, World, as_json, as_text, lint
+from deploylab.lint import (
+    RULES,
+    SEVERITIES,
+    Finding,
+    World,
+    as_json,
+    as_text,
+    lint,
+)
 from deploylab.lint.fields import FIELDS
 from deploylab.lint.read import MAX_BYTES, MAX_DEPTH
 
 CONFIGS = Path(__file__).resolve().parent / "lint_configs"
 BAD = sorted(CONFIGS.glob("*.yaml"))
 GOOD = sorted((CONFIGS / "good").glob("*.yaml"))
-PAGES = {
-    label
-    for page in (ROOT / "book").rglob("*.md")
-    for label in re.findall(r"^\((\S+)\)=$", page.read_text("utf-8"), re.MULTILINE)
-}
+STRATEGIES = ROOT / "book" / "strategies"
+PAGE = (STRATEGIES / "lint-your-gates.md").read_text("utf-8")
 
 
 def marks(path: Path) -> set[tuple[int, str]]:
@@ -90,11 +95,33 @@ def test_every_rule_that_a_file_can_show_is_shown_by_one():
     assert not shown & elsewhere
 
 
-def test_rules_have_a_severity_and_a_page_of_the_book():
-    # The page on judging comes with its chapter.
-    for rule in RULES.values():
-        assert rule.severity in SEVERITIES
-        assert rule.page in PAGES | {"judging-a-canary"}
+@pytest.mark.parametrize("name", RULES)
+def test_a_rule_has_sentences_and_a_section_that_is_there(name):
+    rule = RULES[name]
+    assert rule.severity in SEVERITIES
+    assert rule.what.endswith(".")
+    assert rule.do.endswith(".")
+    finding = Finding(name, "a.yaml", 1, "w", "y", "d", rule.severity)
+    page, anchor = finding.page.split("#")
+    text = (STRATEGIES / f"{page}.md").read_text("utf-8")
+    if rule.section:
+        assert f"\n({anchor})=\n#" in text
+    else:
+        assert (page, anchor) == ("lint-your-gates", name.lower())
+
+
+def test_the_catalogue_is_made_of_the_rules_with_an_anchor_for_each():
+    cell = PAGE[PAGE.index("## The catalogue") :]
+    cell = cell[cell.index("parts = []") : cell.index("```\n", cell.index("parts"))]
+    made = {"RULES": RULES, "HTML": str}
+    exec(cell, made)  # the page's own lines
+    for name in RULES:
+        assert "".join(made["parts"]).count(f'<dt id="{name.lower()}">') == 1
+
+
+def test_a_rule_that_was_taken_back_is_not_given_again():
+    assert "DL113" not in RULES
+    assert "`DL113` is missing" in PAGE
 
 
 def flagger(metric: str, analysis: str = "") -> str:
@@ -148,8 +175,8 @@ spec:
 
 
 QUERY = (
-    'sum(rate(r{service="a-canary",code=~"5.."}[10m])) / '
-    'sum(rate(r{service="a-canary"}[10m]))'
+    'sum(rate(requests_total{service="a-canary",code=~"5.."}[10m])) / '
+    'sum(rate(requests_total{service="a-canary"}[10m]))'
 )
 
 
@@ -654,13 +681,16 @@ def test_linting_imports_nothing_of_the_serving_stack(tmp_path):
     assert not imported & heavy
 
 
-def test_the_readme_shows_a_strategy_that_can_be_linted():
+def test_the_page_has_every_option_and_every_field():
+    for option in ("--rps", "--healthy", "--bad", "--scrape", "--person", "--fail-on",
+                   "--format json", "--skip-others"):  # fmt: skip
+        assert f"`{option}" in PAGE
+    report = json.loads(as_json(lint([str(CONFIGS / "overlapping_windows.yaml")])))
+    gate, finding = report["gates"][0], report["findings"][0]
+    for field in (*report, *gate, *gate["bad"], *finding):
+        assert f"`{field}`" in PAGE, field
     readme = (ROOT / "README.md").read_text("utf-8")
-    (block,) = re.findall(r"```yaml\n(apiVersion: deploylab.*?)```", readme, re.DOTALL)
-    (gate,) = lint(["-"], stdin=block.encode()).gates
-    assert gate.healthy is not None
-    for option in ("--rps", "--healthy", "--bad", "--scrape", "--person"):
-        assert f"`{option}`" in readme
+    assert "book/strategies/lint-your-gates.md" in readme
 
 
 def test_the_pre_commit_hook_names_the_command():

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import math
+from fractions import Fraction
+
 import pytest
 import yaml
 from scipy import stats
 
-from deploylab.lint import World, lint
+from deploylab.lint import World, compute, lint
 from deploylab.lint.argo import pods
+from deploylab.lint.compute import Look, Metric, Timeline
+from deploylab.lint.query import Bound
 from deploylab.rollout.judges import Threshold
+from deploylab.rollout.model import Counts, Gate, Measurement, Verdict
 
 QUERY = (
-    'sum(rate(r{service="a-canary",code=~"5.."}[WINDOW])) / '
-    'sum(rate(r{service="a-canary"}[WINDOW]))'
+    'sum(rate(requests_total{service="a-canary",code=~"5.."}[WINDOW])) / '
+    'sum(rate(requests_total{service="a-canary"}[WINDOW]))'
 )
 
 
@@ -88,19 +96,30 @@ def test_two_analyses_count_apart():
 
 
 @pytest.mark.parametrize(
-    ("starting", "looks"), [(0, 9), (2, 4), (4, 0)], ids=["first", "second", "end"]
+    ("replicas", "starting", "looks"),
+    [(10, 0, 10), (10, 2, 5), (10, 4, 0), (1, 0, 9), (1, 2, 4)],
 )
-def test_a_background_analysis_looks_until_the_last_step_is_done(starting, looks):
-    """Two pauses of 5 min: at 1, 2, ... 9 min; at 10 it is over."""
+def test_a_background_analysis_looks_until_promotion(replicas, starting, looks):
+    """Two pauses of 5 min: at 1, 2, ... 10 min.
+
+    At 10 the steps are done. Of ten pods nine have still to start, and promotion waits
+    for them (rollout/sync.go, shouldFullPromote), so the look is taken; a single pod
+    runs already, and it is not.
+    """
     pause = {"pause": {"duration": "5m"}}
     steps = [{"setWeight": 10}, pause, {"setWeight": 10}, pause]
     endless = metric(failureLimit=0)
     del endless["count"]
     text = argo(steps, [endless], {"startingStep": starting})
+    text = text.replace("replicas: 10", f"replicas: {replicas}")
     healthy, _ = chances(text, requests_per_s=20)
     q = stats.binom.sf(1, 120, 0.002)
     assert healthy.aborted == pytest.approx(1 - (1 - q) ** looks, abs=1e-9)
     assert healthy.seconds == 600
+    (gate,) = lint(["-"], World(), text.encode()).gates
+    taken = [remark for remark in gate.remarks if "when the steps are done" in remark]
+    assert len(taken) == bool(looks)
+    assert all(("not taken" in remark) is (replicas == 1) for remark in taken)
 
 
 @pytest.mark.parametrize(("limit", "aborts"), [(3, True), (4, True), (5, False)])
@@ -255,10 +274,120 @@ def test_failures_of_our_own_gate_count_over_all_stages(window_s, failures):
     assert bad.promoted == pytest.approx(passes, abs=1e-9)
 
 
+FIELDS = "{limit: 0.01, windowSeconds: 60, minRequests: MIN, failures: F, MORE}"
+
+
+def by_enumeration(judge, counts, rate):
+    """(aborted, mean exposed requests), the judge asked along all paths of windows.
+
+    counts: for each share, requests of a window of 60 s and how many windows.
+    """
+    windows = [(share, n) for share, (n, times) in counts.items() for _ in range(times)]
+    fails = [stats.binom.sf(judge.allowed(n), n, rate) for _, n in windows]
+    gate = Gate("errors", judge)
+    aborted = exposed = 0.0
+    for path in itertools.product((False, True), repeat=len(windows)):
+        chance = math.prod(
+            q if bad else 1 - q for q, bad in zip(fails, path, strict=True)
+        )
+        log, seen = [], 0
+        for place, ((share, n), bad) in enumerate(zip(windows, path, strict=True)):
+            mine = Counts(n, {"errors": n * bad})
+            start_s = 60.0 * place
+            log.append(
+                Measurement(start_s, start_s + 60, share, Counts(1200 - n), mine)
+            )
+            seen += n
+            verdict = gate.judgement(log).verdict
+            last = place + 1 == len(windows) or windows[place + 1][0] != share
+            if verdict is Verdict.FAILED or (last and verdict is Verdict.ERROR):
+                aborted += chance
+                break
+        exposed += chance * seen
+    return aborted, exposed
+
+
+@pytest.mark.parametrize(
+    ("least", "failures", "more", "judge"),
+    [
+        (1, 1, "within: 3", {"within": 3}),
+        (1, 1, "within: 2", {"within": 2}),
+        (1, 2, "within: 4", {"within": 4}),
+        (100, 0, "noData: skip", {}),
+        (100, 2, "noData: fail", {"no_data": "fail"}),
+        (100, 9, "noData: fail", {"no_data": "fail"}),
+        (100, 0, "noData: pass", {"no_data": "pass"}),
+        (100, 1, "noData: pass, within: 4", {"no_data": "pass", "within": 4}),
+        (100, 0, "noData: error, errors: 2", {"no_data": "error", "errors": 2}),
+        (100, 0, "noData: error, errors: 3", {"no_data": "error", "errors": 3}),
+        (100, 0, "noData: error, errors: 4", {"no_data": "error", "errors": 4}),
+        (700, 0, "noData: pass", {"no_data": "pass"}),
+        (700, 0, "noData: skip", {}),
+    ],
+)
+def test_our_thresholds_are_counted_as_the_judge_counts_them(
+    least, failures, more, judge
+):
+    """Windows of 60 and then of 600 requests, through all 2^8 outcomes."""
+    fields = FIELDS.replace("MIN", str(least)).replace("MORE", more)
+    fields = fields.replace("F,", f"{failures},")
+    lines = [*ours(60, failures).splitlines()[:-1], f"      threshold: {fields}"]
+    text = "\n".join(lines).replace("[300, 600]", "[240, 240]").replace("0.1,", "0.05,")
+    counted = Threshold(0.01, failures, least, 60.0, **judge)
+    stages = {0.05: (60, 4), 0.5: (600, 4)}
+    for found, rate in zip(
+        chances(text, requests_per_s=20), (0.002, 0.02), strict=True
+    ):
+        aborted, exposed = by_enumeration(counted, stages, rate)
+        assert found.aborted == pytest.approx(aborted, abs=1e-9)
+        assert found.exposed == pytest.approx(exposed, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("failures: 2, within: 2", "of the last 2 windows 3 never fail"),
+        ("noData: ignore", "noData is 'ignore'"),
+        ("errors: -1", "errors is -1"),
+        ("within: many", "within is 'many'"),
+    ],
+)
+def test_a_threshold_that_the_class_refuses_is_refused(more, what):
+    text = ours(60, 0).replace("failures: 0", more)
+    report = lint(["-"], stdin=text.encode())
+    assert any(f.what.startswith(what) for f in report.findings if f.rule == "DL003")
+
+
+def test_a_stage_that_nobody_reaches_and_that_passes_is_a_finding():
+    text = ours(60, 0).replace("failures: 0", "minRequests: 900, noData: pass")
+    assert "DL205" in {f.rule for f in lint(["-"], stdin=text.encode()).findings}
+    other = text.replace("noData: pass", "noData: skip")
+    assert "DL203" in {f.rule for f in lint(["-"], stdin=other.encode()).findings}
+
+
+@pytest.mark.parametrize("within", [2, 3, 5])
+def test_failures_within_the_last_looks_simulated_and_exact(within):
+    """Fixed seed; were both right and the seed drawn anew, |z| > 5 comes at 6e-7."""
+    metric_ = Metric(
+        "errors", good=Bound(True, Fraction("0.01"), True), failures=1, within=within
+    )
+    looks = [Look(60.0 * (k + 1), 60.0 * k, 0) for k in range(9)]
+    timeline = Timeline([(0.0, 0.1)], 540.0, [metric_], looks)
+    exact = compute.chances(timeline, World(), 0.008)
+    drawn = compute._simulated(timeline, World(), 0.008, seed=5)
+    assert exact.samples == 0
+    for name in ("aborted", "promoted", "exposed"):
+        apart = abs(getattr(exact, name) - getattr(drawn, name))
+        assert apart <= 5 * drawn.errors[name], name
+    everywhere = dataclasses.replace(metric_, within=None)
+    of_all = Timeline(timeline.shares, 540.0, [everywhere], looks)
+    assert exact.aborted < compute.chances(of_all, World(), 0.008).aborted
+
+
 def test_argo_and_our_strategy_say_the_same():
     """What is the same gate has the same chances, whoever wrote it."""
     steps = [{"setWeight": 10}, {"pause": {"duration": 300}},
-             {"setWeight": 50}, {"pause": {"duration": 601}}]  # fmt: skip
+             {"setWeight": 50}, {"pause": {"duration": 600}}]  # fmt: skip
     background = metric(failureLimit=1)
     del background["count"]
     there, there_bad = chances(argo(steps, [background], {}))

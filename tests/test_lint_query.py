@@ -37,8 +37,8 @@ NAMES = Names(
 def share(labels: str, status: str = 'code=~"5.."', window: str = "5m") -> str:
     comma = "," if labels else ""
     return (
-        f"sum(rate(r{{{labels}{comma}{status}}}[{window}])) / "
-        f"sum(rate(r{{{labels}}}[{window}]))"
+        f"sum(rate(requests_total{{{labels}{comma}{status}}}[{window}])) / "
+        f"sum(rate(requests_total{{{labels}}}[{window}]))"
     )
 
 
@@ -74,8 +74,9 @@ SERVICE = 'service="a-canary"'
             Ratio("errors", CANDIDATE, 300.0, empty=Fraction(0)),
         ),
         (
-            '(sum(increase(r{namespace="x", pod=~"a-{{args.latest}}-.+", code=~"5.."}'
-            '[60s])) or vector(0))\n/\n(sum(increase(r{namespace="x", '
+            '(sum(increase(requests_total{namespace="x", pod=~"a-{{args.latest}}-.+", '
+            'code=~"5.."}[60s])) or vector(0))\n/\n'
+            '(sum(increase(requests_total{namespace="x", '
             'pod=~"a-{{args.latest}}-.+"}[60s])) >= 50)\n',
             Ratio("errors", CANDIDATE, 60.0, least=50),
         ),
@@ -106,6 +107,11 @@ SERVICE = 'service="a-canary"'
         (share('ingress="a",canary!=""'), Ratio("errors", CANDIDATE, 300.0)),
         (share('host="{{args.canary-host}}"'), Ratio("errors", CANDIDATE, 300.0)),
         (share('service="a",pod=~"a-canary-.*"'), Ratio("errors", CANDIDATE, 300.0)),
+        # A histogram's count of observations
+        (
+            share(SERVICE).replace("requests_total", "request_seconds_count"),
+            Ratio("errors", CANDIDATE, 300.0),
+        ),
     ],
 )  # fmt: skip
 def test_a_documented_pattern_is_recognised(query, expected):
@@ -125,10 +131,18 @@ def test_a_documented_pattern_is_recognised(query, expected):
         (share('service="a",tenant="x"'), "a part of the requests, by tenant"),
         (share('service=~"a-stable|a-canary"'), "errors"),
         (f"{share(SERVICE)} - {share(SERVICE)}", "difference"),
-        (f"sum by (pod) (rate(r{{{SERVICE}}}[5m]))", "one value for each label"),
+        (
+            f"sum by (pod) (rate(requests_total{{{SERVICE}}}[5m]))",
+            "one value for each label",
+        ),
         (share(SERVICE, window="5 m"), "window [5 m]"),
-        (share(SERVICE).replace("r{service", "q{service", 1), "of the same kind"),
+        (
+            share(SERVICE).replace("requests", "calls", 1),
+            "of the same kind",
+        ),
         ("(" * 100 + share(SERVICE) + ")" * 100, "nested too deep"),
+        (share(SERVICE).replace("sum(rate", "(rate"), "without sum()"),
+        (f"sum({share(SERVICE)})", "already a share"),
         ("1" * 6000, "longer than"),
     ],
 )
@@ -139,6 +153,43 @@ def test_what_is_not_a_pattern_is_not_guessed(query, why):
     with pytest.raises(NotRecognised) as refused:
         recognise(query, NAMES)
     assert why in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("http_request_duration_seconds_sum", "its name says duration"),
+        ("istio_request_duration_milliseconds_bucket", "its name says bucket"),
+        ("http_response_size_bytes_sum", "its name says bytes"),
+        ("request_processing_seconds_total", "its name says seconds"),
+        ("http_requests_failed_total", "its name says failed"),
+        ("http_requests_in_flight", "its name says flight"),
+        ("gpu_cost_total", "its name says cost"),
+        ("jobs_total", "is not known here"),
+        ("ratio", "is not known here"),
+    ],
+)
+def test_a_share_of_something_else_than_requests_is_not_one_of_requests(name, why):
+    with pytest.raises(NotRecognised) as refused:
+        recognise(share(SERVICE).replace("requests_total", name), NAMES)
+    assert why in str(refused.value)
+    assert name in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Flagger's observers (pkg/metrics/observers), servers and client libraries
+        "istio_requests_total", "response_total", "nginx_ingress_controller_requests",
+        "envoy_cluster_upstream_rq", "traefik_service_requests_total",
+        "skipper_serve_host_duration_seconds_count", "apisix_http_status",
+        "revision_request_count", "http_server_requests_seconds_count",
+        "haproxy_backend_http_responses_total", "flask_http_request_total",
+    ],
+)  # fmt: skip
+def test_counters_of_requests_are_known_by_their_names(name):
+    query = share(SERVICE).replace("requests_total", name)
+    assert recognise(query, NAMES) == Ratio("errors", CANDIDATE, 300.0)
 
 
 ERRORS = Ratio("errors", CANDIDATE, 60.0)

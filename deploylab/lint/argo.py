@@ -12,6 +12,11 @@ looks neither good nor bad more than inconclusiveLimit times makes the rollout w
 a person; the fifth look in a row without data (consecutiveErrorLimit 4) aborts, and
 looks without data do not count. A step takes no time but for pauses and analyses.
 
+A background run ends when the new version is promoted, and that waits until all its
+pods are available (`rollout/sync.go`, shouldFullPromote), which takes a while if some
+have still to start after the last step. So a look that is due at the very moment when
+the steps are done is taken then; if all pods run already, promotion comes first.
+
 After a blue/green switch the old side's scaleDownDelaySeconds begin when the analysis
 has succeeded (`rollout/bluegreen.go`, shouldUpdateBlueGreenStable), so they do not cut
 it short, although the documentation says so.
@@ -31,9 +36,8 @@ from deploylab.lint.compute import (
     Metric,
     NotComputed,
     Timeline,
-    World,
 )
-from deploylab.lint.findings import INFO, Finding, Gate, Notebook
+from deploylab.lint.findings import INFO, Finding, Gate, Notebook, Subject
 from deploylab.lint.query import (
     BOTH,
     CANDIDATE,
@@ -140,28 +144,17 @@ def _cluster(reference: Map) -> bool:
     return reference.get("clusterScope") is True
 
 
-class Rollout:
-    """One Rollout: its gate, and the findings on the way."""
+class Rollout(Subject[Templates]):
+    """One Rollout."""
 
-    def __init__(
-        self,
-        document: Document,
-        templates: Templates,
-        world: World,
-        findings: list[Finding],
-    ) -> None:
-        self.document, self.templates, self.world = document, templates, world
-        self.book = Notebook(document, findings)
-        self.spec = document.spec
-        self.gate = Gate(
-            document.path, document.line, "Rollout", document.name, "Argo Rollouts"
-        )
-        self.timeline = Timeline([(0.0, 0.0)], 0.0)
-        self.plan: list[tuple[Measure, float, float | None]] = []
-        self.replicas = self.book.whole(self.spec, "replicas", 1) or 0
+    engine = "Argo Rollouts"
 
     def read(self) -> tuple[Gate, Timeline | None]:
         """The gate, and the timeline if there is something to compute."""
+        self.timeline = Timeline([(0.0, 0.0)], 0.0)
+        self.plan: list[tuple[Measure, float, float | None]] = []
+        self.pods_to_start = False
+        self.replicas = self.book.whole(self.spec, "replicas", 1) or 0
         strategy = self.book.map(self.spec, "strategy")
         both = [key for key in ("canary", "blueGreen") if strategy and key in strategy]
         if strategy is None or len(both) != 1:
@@ -228,6 +221,9 @@ class Rollout:
         if background is not None and began is None:
             began = end_s
         self.timeline.ends_s = end_s
+        if weights and not any("setCanaryScale" in step for step in steps):
+            mine, _ = self._pods(weights[-1][1], routing, canary)
+            self.pods_to_start = mine < self.replicas
         if background is not None:
             assert began is not None
             line = canary.lines["analysis"]
@@ -320,14 +316,22 @@ class Rollout:
             raise NotComputed(f"the pause on line {pause.lines['duration']} is unclear")
         return lasts_s
 
+    def _pods(self, weight: int, routing: Map | None, canary: Map) -> tuple[int, int]:
+        """(new, old) pods for a weight; with a router the old ones all stay."""
+        if routing:
+            most = self.book.whole(routing, "maxTrafficWeight", 100, 1, 10**6) or 100
+            mine = math.ceil(Fraction(self.replicas * weight, most))
+            return min(mine, self.replicas), self.replicas
+        surge = canary.get("maxSurge", "25%")
+        surges = not (surge == 0 or re.fullmatch(r"0+%?", str(surge)))
+        return pods(self.replicas, weight, surges)
+
     def _share(self, weight: int, step: Map, routing: Map | None, canary: Map) -> float:
         """The share that a weight comes to: as asked with a router, else by pods."""
         if routing:
             most = self.book.whole(routing, "maxTrafficWeight", 100, 1, 10**6) or 100
             return min(1.0, weight / most)
-        surge = canary.get("maxSurge", "25%")
-        surges = not (surge == 0 or re.fullmatch(r"0+%?", str(surge)))
-        mine, theirs = pods(self.replicas, weight, surges)
+        mine, theirs = self._pods(weight, routing, canary)
         if not mine + theirs:
             return weight / 100
         share = mine / (mine + theirs)
@@ -479,7 +483,7 @@ class Rollout:
                 raise NotComputed(f"{measure.name} never ends")
             if last is not None:
                 ends_s = max(ends_s, last)
-            if until_s is not None and at_s + measure.delay_s >= until_s:
+            if self._over(at_s + measure.delay_s, until_s):
                 measure.source.find(
                     "DL105",
                     measure.node.line_of("initialDelay"),
@@ -824,7 +828,9 @@ class Rollout:
         thin: list[tuple[int, int]] = []
         while measure.count is None or taken < measure.count:
             tries += 1
-            if until_s is not None and now >= until_s - 1e-6:
+            if until_s is not None and abs(now - until_s) < 1e-6:
+                self._at_the_end(measure)
+            if self._over(now, until_s):
                 break
             if tries > MAX_LOOKS:
                 raise NotComputed(f"it looks more than {MAX_LOOKS:,} times")
@@ -849,6 +855,23 @@ class Rollout:
             now += measure.interval_s or 0.0
         self._traffic(measure, empty, len(looks), thin)
         return looks
+
+    def _over(self, now: float, until_s: float | None) -> bool:
+        """Whether a background run has ended by a moment; None: it is no such run."""
+        if until_s is None:
+            return False
+        return now > until_s + (1e-6 if self.pods_to_start else -1e-6)
+
+    def _at_the_end(self, measure: Measure) -> None:
+        """Say of a look at the moment when the steps are done whether it is taken."""
+        taken = (
+            "taken, because pods have still to start then"
+            if self.pods_to_start
+            else "not taken, because promotion comes first"
+        )
+        self.gate.remarks.append(
+            f"{measure.name} is due once more when the steps are done; {taken}"
+        )
 
     def _traffic(
         self, measure: Measure, empty: int, looks: int, thin: list[tuple[int, int]]
@@ -1031,7 +1054,8 @@ def makes_no_sense(book: Notebook, line: int, metric: Metric) -> None:
             f"{metric.name} fails only when {failing[0][0] / some:.0%} of the requests "
             "do",
             "So much is an outage, not a bad release.",
-            "Was a limit on errors meant, and one on successes written?",
+            "Mind the scale (a share, or percent), or whether it limits errors or "
+            "successes.",
         )
 
 

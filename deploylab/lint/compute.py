@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import floor, inf, sqrt
+from math import comb, floor, inf, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -54,7 +54,8 @@ class Metric:
     reads: whose requests. good, poor: the conditions for a success and for a failure;
     one may be None. failures, doubts: how many looks may fail, or be neither; one more
     ends the rollout, by an abort or by waiting for a person. least: requests without
-    which there is nothing to look at.
+    which there is nothing to look at. within: of how many looks, the last ones,
+    failures are counted; None for all.
     """
 
     name: str
@@ -64,6 +65,28 @@ class Metric:
     failures: int = 0
     doubts: int = 0
     least: int = 1
+    within: int | None = None
+
+    def count(self, failed: int, poor: bool) -> tuple[int, int]:
+        """What is kept of failed looks after one more, and how many of them count.
+
+        The number itself, or the last ``within`` looks as the bits of a number.
+        """
+        if self.within is None:
+            return failed + poor, failed + poor
+        kept = (failed << 1 | poor) & ((1 << self.within) - 1)
+        return kept, kept.bit_count()
+
+    def states(self, looks: int) -> int:
+        """How many different pasts of so many looks have to be told apart, at most."""
+        if self.within is None:
+            return min(self.failures + 1, looks)
+        seen, total = min(self.within, looks), 0
+        for failed in range(min(self.failures, seen) + 1):
+            total += comb(seen, failed)
+            if total > MAX_STATES:
+                break
+        return total
 
     def failing(self, requests: int) -> list[tuple[int, int]]:
         """Intervals of errors, both ends in, at which a look fails."""
@@ -258,7 +281,7 @@ def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
     """By dynamic programming over (failures, doubts) of each; None if too big."""
     work = len(timeline.looks)
     for metric in timeline.metrics:
-        work *= min(metric.failures + 1, len(timeline.looks))
+        work *= metric.states(len(timeline.looks))
         work *= min(metric.doubts + 1, len(timeline.looks))
     if work > MAX_STATES * 10:
         return None
@@ -293,14 +316,15 @@ def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
         for state, chance in states.items():
             failed, doubts = state[look.metric]
             outcomes = (
-                (failed + 1, doubts, failing),
-                (failed, doubts + 1, doubtful),
-                (failed, doubts, max(0.0, 1 - failing - doubtful)),
+                (True, doubts, failing),
+                (False, doubts + 1, doubtful),
+                (False, doubts, max(0.0, 1 - failing - doubtful)),
             )
-            for f, d, p in outcomes:
+            for poor, d, p in outcomes:
                 if p == 0:
                     continue
-                if f > metric.failures:
+                f, failures = metric.count(failed, poor)
+                if failures > metric.failures:
                     aborted += chance * p
                     exposed += chance * p * seen
                 elif d > metric.doubts:
@@ -343,6 +367,7 @@ def _simulated(timeline: Timeline, world: World, rate: float, seed: int) -> Chan
     place = {moment: number for number, moment in enumerate(edges)}
     failed = np.zeros((len(timeline.metrics), samples), int)
     doubts = np.zeros_like(failed)
+    past: list[list[np.ndarray]] = [[] for _ in timeline.metrics]
     running = np.ones(samples, bool)
     fate = np.zeros(samples, int)  # 0 promoted, 1 aborted, 2 waits
     total = timeline.requests(world.requests_per_s, 0, timeline.ends_s)[0]
@@ -366,6 +391,10 @@ def _simulated(timeline: Timeline, world: World, rate: float, seed: int) -> Chan
             poor = _within(seen, metric.failing(a + b))
             doubt = _within(seen, metric.doubtful(a + b))
         failed[look.metric] += poor
+        if metric.within is not None:
+            past[look.metric].append(poor)
+            if len(past[look.metric]) > metric.within:
+                failed[look.metric] -= past[look.metric].pop(0)
         doubts[look.metric] += doubt
         stop = failed[look.metric] > metric.failures
         if look.settled == "stop":

@@ -151,7 +151,7 @@ provider:
 _GATES = """
 metric
 threshold:
-  limit failures minRequests windowSeconds
+  limit failures minRequests windowSeconds within noData errors
 splitEProcess:
   alpha minRequests
 """

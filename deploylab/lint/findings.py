@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-from deploylab.lint.compute import Chances
+from deploylab.lint.compute import Chances, World
 from deploylab.lint.fields import FIELDS
 from deploylab.lint.query import seconds
 from deploylab.lint.read import Document, List, Map
@@ -20,64 +20,334 @@ SEVERITIES = (INFO, WARNING, ERROR)
 
 
 class Rule(NamedTuple):
-    """A rule. name: for people; severity: unless a finding has its own; page: of the
-    book, by its label."""
+    """A rule. name: for people; severity: unless a finding has its own; what: is wrong
+    where it is found; do: the way out; section: of the book, as page#anchor, "" for the
+    rule's own entry in the catalogue."""
 
     name: str
     severity: str
-    page: str
+    what: str
+    do: str
+    section: str = ""
 
 
-#: Identifiers are never used again for something else.
+#: Identifiers are never used again for something else. DL113 held until the source
+#: showed that a scale-down delay does not cut an analysis short.
 RULES = {
     # The file
-    "DL001": Rule("unknown-field", ERROR, "judging-a-canary"),
-    "DL002": Rule("key-written-twice", ERROR, "judging-a-canary"),
-    "DL003": Rule("value-refused", ERROR, "judging-a-canary"),
-    "DL004": Rule("template-not-here", WARNING, "judging-a-canary"),
-    "DL005": Rule("argument-without-value", ERROR, "judging-a-canary"),
-    "DL006": Rule("two-rollouts-of-one-target", ERROR, "which-strategy"),
+    "DL001": Rule(
+        "unknown-field",
+        ERROR,
+        "A field that the kind does not have: it is dropped without a word, or "
+        "refused.",
+        "Mend the spelling, or take it out.",
+    ),
+    "DL002": Rule(
+        "key-written-twice",
+        ERROR,
+        "The same key twice in one mapping: readers take one of them, and not all the "
+        "same one.",
+        "Keep one.",
+    ),
+    "DL003": Rule(
+        "value-refused",
+        ERROR,
+        "A value that the API server or the controller refuses, so that nothing is "
+        "rolled out.",
+        "The finding says which value would do.",
+    ),
+    "DL004": Rule(
+        "template-not-here",
+        WARNING,
+        "A template is named that is in none of the files; nothing can be said of a "
+        "gate that is not seen.",
+        "Give its file as well, and mind namespace and scope.",
+    ),
+    "DL005": Rule(
+        "argument-without-value",
+        ERROR,
+        "A template needs an argument that nobody gives: the analysis is an error, and "
+        "the rollout aborts.",
+        "Give it below args, or a value in the template.",
+    ),
+    "DL006": Rule(
+        "two-rollouts-of-one-target",
+        ERROR,
+        "Two controllers set the weights and pods of one workload in turn.",
+        "Keep one.",
+        "canary#when-to-use-a-canary",
+    ),
     # The gate
-    "DL101": Rule("no-gate", WARNING, "canary"),
-    "DL102": Rule("aborts-healthy-releases", WARNING, "judging-a-canary"),
-    "DL103": Rule("lets-bad-releases-through", WARNING, "judging-a-canary"),
-    "DL104": Rule("limit-out-of-reach", ERROR, "judging-a-canary"),
-    "DL105": Rule("ends-before-it-looks", ERROR, "judging-a-canary"),
-    "DL106": Rule("analysis-never-ends", ERROR, "judging-a-canary"),
-    "DL107": Rule("last-steps-unwatched", WARNING, "canary"),
-    "DL108": Rule("first-steps-unwatched", INFO, "canary"),
-    "DL109": Rule("cannot-fail", ERROR, "judging-a-canary"),
-    "DL110": Rule("fails-always", ERROR, "judging-a-canary"),
-    "DL111": Rule("dry-run", WARNING, "judging-a-canary"),
-    "DL112": Rule("waits-for-a-person", WARNING, "judging-a-canary"),
-    "DL114": Rule("late-metric", INFO, "judging-a-canary"),
-    "DL115": Rule("too-many-metrics", WARNING, "judging-a-canary"),
-    "DL116": Rule("no-rollback-while-waiting", WARNING, "canary"),
-    "DL117": Rule("interval-below-the-floor", WARNING, "canary"),
-    "DL118": Rule("never-advances", ERROR, "canary"),
-    "DL119": Rule("overshoots-its-largest-weight", INFO, "canary"),
+    "DL101": Rule(
+        "no-gate",
+        WARNING,
+        "Nothing is judged: a slow release, and every bad version that starts gets "
+        "through.",
+        "Add an analysis that reads the new version.",
+        "canary#under-watch",
+    ),
+    "DL102": Rule(
+        "aborts-healthy-releases",
+        WARNING,
+        "A healthy release is stopped more often than once in twenty; an error from "
+        "once in five on.",
+        "Let a look more fail, look over a longer time, or widen the limit.",
+        "judging-a-canary#small-numbers",
+    ),
+    "DL103": Rule(
+        "lets-bad-releases-through",
+        WARNING,
+        "A bad release gets through more often than once in five; an error from every "
+        "other one on.",
+        "Lower the limit, or give it more requests to judge by.",
+        "judging-a-canary#what-a-canary-can-see",
+    ),
+    "DL104": Rule(
+        "limit-out-of-reach",
+        ERROR,
+        "As many looks may fail as there are, so the metric never fails: it takes more "
+        "than failureLimit.",
+        "Let failureLimit be smaller than count.",
+        "judging-a-canary#small-numbers",
+    ),
+    "DL105": Rule(
+        "ends-before-it-looks",
+        ERROR,
+        "The first look would come when the rollout is over; an analysis that is "
+        "stopped before it has looked is successful.",
+        "Shorten initialDelay, or pause longer.",
+    ),
+    "DL106": Rule(
+        "analysis-never-ends",
+        ERROR,
+        "An interval and no count, in an analysis that is waited for.",
+        "Give count, or let it run in the background.",
+    ),
+    "DL107": Rule(
+        "last-steps-unwatched",
+        WARNING,
+        "A background analysis ends at its count, and the rollout goes on.",
+        "Leave count out: it then looks until the last step is done.",
+    ),
+    "DL108": Rule(
+        "first-steps-unwatched",
+        INFO,
+        "The analysis starts at a later step; what breaks at once is found late.",
+        "Leave startingStep out, or accept it for the first step alone.",
+    ),
+    "DL109": Rule(
+        "cannot-fail",
+        ERROR,
+        "No version, however bad, fails this metric: no condition, a limit on the "
+        "wrong side, or a share compared with percent.",
+        "Give a limit that the query can cross, in the query's own scale.",
+    ),
+    "DL110": Rule(
+        "fails-always",
+        ERROR,
+        "The metric fails without a single error: the limit lies outside of what the "
+        "query can give.",
+        "Mind the scale (a share from 0 to 1, or percent) and the direction.",
+    ),
+    "DL111": Rule(
+        "dry-run",
+        WARNING,
+        "The metric is measured, and never stops a rollout.",
+        "Take it off dryRun when it has proved itself.",
+    ),
+    "DL112": Rule(
+        "waits-for-a-person",
+        WARNING,
+        "A result between the two conditions is inconclusive, and the rollout waits "
+        "for somebody whom the file does not tell.",
+        "Let the conditions meet, or set inconclusiveLimit.",
+    ),
+    "DL114": Rule(
+        "late-metric",
+        INFO,
+        "One metric begins later than the others: before Argo Rollouts 1.1 it was "
+        "never looked at.",
+        "Run 1.1 or newer, or give all the same initialDelay.",
+    ),
+    "DL115": Rule(
+        "too-many-metrics",
+        WARNING,
+        "More than a dozen metrics: each adds its own false alarms.",
+        "Keep those that users feel.",
+        "judging-a-canary#looking-again",
+    ),
+    "DL116": Rule(
+        "no-rollback-while-waiting",
+        WARNING,
+        "At a confirm-traffic-increase webhook Flagger does not roll back, however "
+        "many checks fail.",
+        "Add a rollback webhook, or do without this one.",
+    ),
+    "DL117": Rule(
+        "interval-below-the-floor",
+        WARNING,
+        "Flagger raises an interval below 10 s to 10 s.",
+        "Write 10s or more.",
+    ),
+    "DL118": Rule(
+        "never-advances",
+        ERROR,
+        "No steps that rise and no iterations: the weight stays where it is.",
+        "Give stepWeight and maxWeight, or stepWeights, or iterations.",
+    ),
+    "DL119": Rule(
+        "overshoots-its-largest-weight",
+        INFO,
+        "The last step is added before maxWeight is looked at.",
+        "Let maxWeight be a multiple of stepWeight.",
+    ),
     # What it measures
-    "DL201": Rule("reads-both-versions", WARNING, "judging-a-canary"),
-    "DL202": Rule("reads-the-wrong-version", ERROR, "judging-a-canary"),
-    "DL203": Rule("no-request-to-judge-by", WARNING, "judging-a-canary"),
-    "DL204": Rule("one-error-fails-a-look", WARNING, "judging-a-canary"),
-    "DL205": Rule("no-data-counts-as-good", WARNING, "judging-a-canary"),
-    "DL206": Rule("windows-overlap", WARNING, "judging-a-canary"),
-    "DL207": Rule("before-against-after", WARNING, "blue-green"),
-    "DL208": Rule("two-samples", INFO, "judging-a-canary"),
-    "DL209": Rule("window-longer-than-the-rollout", WARNING, "judging-a-canary"),
+    "DL201": Rule(
+        "reads-both-versions",
+        WARNING,
+        "The query counts both versions together; an error if even the bad version "
+        "would not trip it.",
+        "Read the new version alone: by its Service, or by its pod hash (Latest).",
+        "judging-a-canary#reads-both-versions",
+    ),
+    "DL202": Rule(
+        "reads-the-wrong-version",
+        ERROR,
+        "The query counts the old version, and the new one may fail every request.",
+        "Choose the new version: its Service, or its pod hash (Latest).",
+        "judging-a-canary#reads-both-versions",
+    ),
+    "DL203": Rule(
+        "no-request-to-judge-by",
+        WARNING,
+        "A look finds too few requests: that is a failure or an error, and says "
+        "nothing of the version.",
+        "Set initialDelay to the length of the window, look over longer, or send more.",
+        "rolling#nothing-to-say",
+    ),
+    "DL204": Rule(
+        "one-error-fails-a-look",
+        WARNING,
+        "A window holds so few requests that one error fails it.",
+        "Look over a longer time or at a larger share; the finding says from how many "
+        "requests on one error passes.",
+        "judging-a-canary#small-numbers",
+    ),
+    "DL205": Rule(
+        "no-data-counts-as-good",
+        WARNING,
+        "Without a single request the metric is successful: a version that nobody "
+        "reaches passes.",
+        "Drop the fallback, or demand a number of requests in a metric of its own.",
+        "rolling#nothing-to-say",
+    ),
+    "DL206": Rule(
+        "windows-overlap",
+        WARNING,
+        "Looks come more often than their window is long: one burst counts several "
+        "times, and looks that agree prove less than they seem to.",
+        "Let the window be the interval.",
+        "judging-a-canary#looking-again",
+    ),
+    "DL207": Rule(
+        "before-against-after",
+        WARNING,
+        "The first look after a switch reads requests from before it.",
+        "Set initialDelay to the length of the window.",
+        "blue-green#before-and-after",
+    ),
+    "DL208": Rule(
+        "two-samples",
+        INFO,
+        "irate looks at the last two samples alone, whatever stands in the brackets.",
+        "Use rate over the time between two looks.",
+    ),
+    "DL209": Rule(
+        "window-longer-than-the-rollout",
+        WARNING,
+        "The query reads back over a longer time than the rollout lasts, so it judges "
+        "by fewer requests than it seems to.",
+        "Shorten the window, or pause longer.",
+    ),
     # Traffic and instances
-    "DL301": Rule("weight-rounded", WARNING, "canary"),
-    "DL302": Rule("weight-zero-unset", WARNING, "canary"),
-    "DL303": Rule("old-side-gone-too-soon", WARNING, "blue-green"),
-    "DL304": Rule("errors-at-the-last-step", WARNING, "blue-green"),
-    "DL305": Rule("way-back-too-small", WARNING, "canary"),
-    "DL306": Rule("aborted-version-stays", WARNING, "canary"),
-    "DL307": Rule("retired-router", WARNING, "which-strategy"),
-    "DL308": Rule("sticky-users-drift", WARNING, "canary"),
-    "DL309": Rule("mirror-writes-twice", WARNING, "shadow-ab-bandits"),
-    "DL310": Rule("no-room-for-one-more", WARNING, "rolling"),
-    "DL311": Rule("traffic-before-warm", WARNING, "rolling"),
+    "DL301": Rule(
+        "weight-rounded",
+        WARNING,
+        "Without a router a weight is rounded to whole pods.",
+        "Add trafficRouting or replicas, or ask for what they can give.",
+        "canary#a-share-of-instances",
+    ),
+    "DL302": Rule(
+        "weight-zero-unset",
+        WARNING,
+        "A weight of 0 that the router takes for one that is not set.",
+        "Begin with a weight of 1 or more, and check what the router does.",
+        "canary#a-weight-of-zero",
+    ),
+    "DL303": Rule(
+        "old-side-gone-too-soon",
+        WARNING,
+        "The old side goes before nodes and load balancers have heard of the switch.",
+        "Write 30 or more, and at least as long as you watch.",
+        "blue-green#a-way-back-kept",
+    ),
+    "DL304": Rule(
+        "errors-at-the-last-step",
+        WARNING,
+        "Behind an AWS load balancer the stable Service changes its pods while traffic "
+        "is there already.",
+        "Use pingPong, and turn target verification on.",
+    ),
+    "DL305": Rule(
+        "way-back-too-small",
+        WARNING,
+        "The stable version shrinks as the weight grows, and an abort meets few pods.",
+        "Leave dynamicStableScale out, or keep the last weight before 100 small.",
+        "which-strategy#capacity-first",
+    ),
+    "DL306": Rule(
+        "aborted-version-stays",
+        WARNING,
+        "abortScaleDownDelaySeconds: 0 means never, not at once.",
+        "Write the seconds that you want; silent means 30.",
+    ),
+    "DL307": Rule(
+        "retired-router",
+        WARNING,
+        "Traffic is routed by ingress-nginx, which was retired in March 2026.",
+        "Move to the Gateway API.",
+    ),
+    "DL308": Rule(
+        "sticky-users-drift",
+        WARNING,
+        "Users of the new version stay, those of the old are drawn again: the share "
+        "drifts far above the weight.",
+        "Set primaryCookieName as well.",
+        "canary#cookie-drift",
+    ),
+    "DL309": Rule(
+        "mirror-writes-twice",
+        WARNING,
+        "Requests are mirrored: what they write is written twice, what they warm is "
+        "warmed twice.",
+        "Mirror only what reads, or give the copy a store of its own.",
+        "shadow-ab-bandits#what-a-shadow-cannot-see",
+    ),
+    "DL310": Rule(
+        "no-room-for-one-more",
+        WARNING,
+        "One replica on an accelerator: the new pod needs a second one before the old "
+        "goes, and both may wait for ever.",
+        "Keep one accelerator free, or accept an outage.",
+        "rolling#no-room-for-a-second",
+    ),
+    "DL311": Rule(
+        "traffic-before-warm",
+        WARNING,
+        "Without a readinessProbe a pod gets traffic before its model is loaded.",
+        "Add one that says no until the model has answered once.",
+        "rolling#ready-means-ready",
+    ),
 }
 
 
@@ -100,8 +370,8 @@ class Finding:
 
     @property
     def page(self) -> str:
-        """The label of the page of the book."""
-        return RULES[self.rule].page
+        """Where the book says more: a page of the strategies, and an anchor on it."""
+        return RULES[self.rule].section or f"lint-your-gates#{self.rule.lower()}"
 
 
 @dataclass
@@ -292,6 +562,33 @@ class Notebook:
             f"{where}{key[:60]} is no field of {self.document.kind}",
             "It is dropped without a word, or refused; either way it does nothing.",
             do,
+        )
+
+
+Templates = TypeVar("Templates")
+
+
+class Subject(Generic[Templates]):
+    """A document that is judged: its gate, and a notebook for the findings on the way.
+
+    templates: those of all files that it may refer to.
+    """
+
+    #: Whose semantics.
+    engine: ClassVar[str]
+
+    def __init__(
+        self,
+        document: Document,
+        templates: Templates,
+        world: World,
+        findings: list[Finding],
+    ) -> None:
+        self.document, self.templates, self.world = document, templates, world
+        self.book = Notebook(document, findings)
+        self.spec = document.spec
+        self.gate = Gate(
+            document.path, document.line, document.kind, document.name, self.engine
         )
 
 

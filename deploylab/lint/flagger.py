@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from deploylab.lint.argo import _time, few_errors, makes_no_sense, reads
-from deploylab.lint.compute import Loop, Metric, NotComputed, Stage, World
-from deploylab.lint.findings import WARNING, Finding, Gate, Notebook
+from deploylab.lint.compute import Loop, Metric, NotComputed, Stage
+from deploylab.lint.findings import WARNING, Finding, Gate, Notebook, Subject
 from deploylab.lint.query import (
     BOTH,
     CANDIDATE,
@@ -59,26 +59,14 @@ class Templates:
         return same[0] if len(same) == 1 else None
 
 
-class Canary:
-    """One Canary: its gate, and the findings on the way."""
+class Canary(Subject[Templates]):
+    """One Canary."""
 
-    def __init__(
-        self,
-        document: Document,
-        templates: Templates,
-        world: World,
-        findings: list[Finding],
-    ) -> None:
-        self.document, self.templates, self.world = document, templates, world
-        self.book = Notebook(document, findings)
-        self.spec = document.spec
-        self.gate = Gate(
-            document.path, document.line, "Canary", document.name, "Flagger"
-        )
-        self.window_s: set[float] = set()
+    engine = "Flagger"
 
     def read(self) -> tuple[Gate, Loop | None]:
         """The gate, and the loop if there is something to compute."""
+        self.window_s: set[float] = set()
         try:
             return self.gate, self._loop()
         except NotComputed as why:

@@ -24,7 +24,7 @@ LATEST_HASH, STABLE_HASH, UNKNOWN = "@latest", "@stable", "@unknown"
 _STATUS = {
     "status", "code", "status_code", "response_code", "http_status", "classification",
     "http_status_code", "http_response_status_code", "response_code_class",
-    "envoy_response_code_class", "status_class",
+    "envoy_response_code_class", "envoy_response_code", "status_class",
 }  # fmt: skip
 #: Labels that choose a service, an application or its pods, and so both versions.
 _SERVICE = {
@@ -41,6 +41,20 @@ _OTHER = {
     "destination_version", "destination_canonical_revision", "release", "variant",
     "rollouts_pod_template_hash", "pod_template_hash", "rs", "slot", "color",
     "label_rollouts_pod_template_hash", "pod_hash",
+}  # fmt: skip
+#: Words in the name of a counter of requests, and words that say it counts others.
+_REQUESTS = {
+    "request", "requests", "req", "reqs", "rq", "response", "responses", "http", "rpc",
+    "rpcs", "grpc", "call", "calls", "handled", "hits", "serve", "served",
+    "predictions", "inferences",
+}  # fmt: skip
+_OTHER_UNITS = {
+    "sum", "bucket", "seconds", "milliseconds", "microseconds", "ms", "duration",
+    "latency", "time", "bytes", "size", "cost", "tokens",
+}  # fmt: skip
+_NOT_ALL = {
+    "error", "errors", "failed", "failure", "failures", "retry", "retries", "timeout",
+    "timeouts", "dropped", "rejected", "cancelled", "flight", "active", "pending",
 }  # fmt: skip
 _NAMESPACES = {label for label in _SERVICE if label.endswith("namespace")}
 _MINE = {"canary", "candidate", "preview"}
@@ -122,13 +136,15 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class _Flow:
-    """sum(rate(metric{...}[window])). or_else: of `or vector(x)` behind it; least: of
-    `>= x`, which leaves nothing of a smaller value."""
+    """sum(rate(metric{...}[window])). summed: whether there is a sum around it.
+    or_else: of `or vector(x)` behind it; least: of `>= x`, which leaves nothing of a
+    smaller value."""
 
     metric: str
     matchers: frozenset[tuple[str, str, str]]
     window: str
     function: str
+    summed: bool = False
     or_else: Fraction | None = None
     least: int = 1
 
@@ -265,6 +281,10 @@ class _Parser:
             self.take(")")
             if self.peek() in ("by", "without"):
                 raise NotRecognised("its query gives one value for each label, not one")
+            if name == "sum" and isinstance(value, _Flow):
+                value = replace(value, summed=True)
+            elif name == "sum":
+                raise NotRecognised("its query adds up what is already a share")
             return value
         if name in ("rate", "irate", "increase"):
             self.take("(")
@@ -314,6 +334,11 @@ def recognise(query: object, names: Names) -> Ratio:
         raise NotRecognised(
             "its query does not divide some requests by all of the same kind"
         )
+    if not (top.summed and everything.summed):
+        raise NotRecognised(
+            "its query divides without sum(), so each series by itself alone"
+        )
+    _counts_requests(top.metric)
     if any(label in _STATUS for label, _, _ in everything.matchers):
         raise NotRecognised("its query leaves out some answers by their status")
     if (top.window, top.function) != (everything.window, everything.function):
@@ -335,6 +360,20 @@ def recognise(query: object, names: Names) -> Ratio:
         empty,
         everything.least,
     )
+
+
+def _counts_requests(metric: str) -> None:
+    """Refuse a metric that is not a counter of requests, by its name.
+
+    After Prometheus' conventions: `_count` of a histogram counts what was observed,
+    `_sum` adds up seconds or bytes.
+    """
+    words = re.split(r"[_:]+", metric.lower())
+    units = set() if words[-1] == "count" else _OTHER_UNITS.intersection(words)
+    for word in (*sorted(units), *sorted(_NOT_ALL.intersection(words))):
+        raise NotRecognised(f"{metric[:60]} counts no requests: its name says {word}")
+    if not _REQUESTS.intersection(words):
+        raise NotRecognised(f"whether {metric[:60]} counts requests is not known here")
 
 
 def _matches(sign: str, pattern: str, value: str) -> bool:

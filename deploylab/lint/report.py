@@ -113,7 +113,7 @@ def _sentence(text: str) -> str:
 
 
 def as_json(report: Report) -> str:
-    """For programs; the fields are in the README. Numbers that are not are null."""
+    """For programs; its fields are on the page lint-your-gates; null is none."""
     return json.dumps(
         {
             "format": FORMAT,

@@ -89,10 +89,12 @@ def lint(
         elif document.kind == "Canary":
             made = flagger.Canary(document, metrics, world, findings).read()
         elif document.kind == "Strategy":
-            made = strategy.Strategy(document, world, findings).read()
+            made = strategy.Strategy(document, None, world, findings).read()
         else:
             continue
         gate, plan = made
+        gate.not_computed = list(dict.fromkeys(gate.not_computed))
+        gate.remarks = list(dict.fromkeys(gate.remarks))
         report.gates.append(gate)
         if plan:
             _compute(gate, plan, world, Notebook(document, findings))
@@ -120,7 +122,7 @@ def _compute(gate: Gate, plan: Timeline | Loop, world: World, book: Notebook) ->
                 f"a healthy release is stopped with a chance of {stopped:.3g}",
                 f"With {world.healthy:g} errors a request it did nothing wrong; a gate "
                 "that cries wolf is soon turned off.",
-                "Let a look more fail, or look over a longer time, or lower the limit.",
+                "Let a look more fail, or look over a longer time, or widen the limit.",
                 severity,
             )
             break

@@ -12,39 +12,49 @@
           threshold: {limit: 0.01, failures: 0, minRequests: 1, windowSeconds: 60}
 
 The fields are those of `deploylab.rollout`: Canary and BlueGreen (`keepSeconds`,
-`gates`, `before`, `preview`), with a Threshold or a SplitEProcess as judge, and the
-semantics are those of the classes: windows start anew with each share, failures are
-counted over all of them, and a stage without a window that could be judged aborts.
+`gates`, `before`, `preview`), with a Threshold or a SplitEProcess as judge. A threshold
+has `within`, `noData` and `errors` as well. The semantics are those of the classes:
+windows start anew with each share, failures are counted over all of them or the last
+`within`, and a window of fewer requests than `minRequests` means what `noData` says.
+A stage without a window that could be judged aborts, unless `noData` is pass or error.
+`deploylab.rollout.export.own` writes such a file.
 """
 
 from __future__ import annotations
 
 import itertools
 from fractions import Fraction
+from typing import NamedTuple
 
 from deploylab.lint.argo import few_errors, makes_no_sense
-from deploylab.lint.compute import MAX_LOOKS, Look, Metric, NotComputed, Timeline, World
-from deploylab.lint.findings import Finding, Gate, Notebook
+from deploylab.lint.compute import MAX_LOOKS, Look, Metric, NotComputed, Timeline
+from deploylab.lint.findings import Gate, Subject
 from deploylab.lint.query import CANDIDATE, Bound
-from deploylab.lint.read import Document, List, Map
+from deploylab.lint.read import List, Map
+
+#: What a window without enough requests means, as in `deploylab.rollout.judges`.
+NO_DATA = ("skip", "fail", "pass", "error")
 
 
-class Strategy:
-    """One strategy of ours: its gate, and the findings on the way."""
+class _Threshold(NamedTuple):
+    """A judge: how its windows are counted, and when they have no data."""
 
-    def __init__(
-        self, document: Document, world: World, findings: list[Finding]
-    ) -> None:
-        self.document, self.world = document, world
-        self.book = Notebook(document, findings)
-        self.gate = Gate(
-            document.path, document.line, "Strategy", document.name, "deploylab"
-        )
-        self.timeline = Timeline([(0.0, 0.0)], 0.0)
+    metric: Metric
+    at_least: int
+    window_s: float
+    no_data: str
+    errors: int
+
+
+class Strategy(Subject[None]):
+    """One strategy of ours."""
+
+    engine = "deploylab"
 
     def read(self) -> tuple[Gate, Timeline | None]:
         """The gate, and the timeline if there is something to compute."""
-        spec = self.document.spec
+        self.timeline = Timeline([(0.0, 0.0)], 0.0)
+        spec = self.spec
         kinds = [key for key in ("canary", "blueGreen") if key in spec]
         if len(kinds) != 1:
             self.book.refuse(
@@ -114,10 +124,13 @@ class Strategy:
             threshold = self._threshold(node)
             if threshold is None:
                 continue
-            metric, _, _ = threshold
-            self.timeline.metrics.append(metric)
+            self.timeline.metrics.append(threshold.metric)
             number = len(self.timeline.metrics) - 1
-            self.timeline.looks.append(Look(0.0, 0.0, number, preview=preview))
+            look = Look(0.0, 0.0, number, preview=preview)
+            if preview < threshold.at_least:
+                passes = threshold.no_data in ("pass", "error")
+                look = look._replace(settled="good" if passes else "stop")
+            self.timeline.looks.append(look)
         return [(0.0, keep_s)] if keep_s else []
 
     def _gates(self, manner: Map, key: str, stages: list[tuple[float, float]]) -> None:
@@ -136,17 +149,16 @@ class Strategy:
             threshold = self._threshold(node)
             if threshold is None:
                 continue
-            metric, at_least, window_s = threshold
-            if not window_s:
+            if not threshold.window_s:
                 self.gate.not_computed.append(
-                    f"{metric.name}: without windowSeconds it is judged whenever the "
-                    "environment looks, which is not in the file"
+                    f"{threshold.metric.name}: without windowSeconds it is judged "
+                    "whenever the environment looks, which is not in the file"
                 )
                 continue
-            self._looks(node, metric, at_least, window_s, stages)
+            self._looks(node, threshold, stages)
 
-    def _threshold(self, node: Map) -> tuple[Metric, int, float] | None:
-        """A Threshold as (metric, at_least, window_s); None, said why, for others."""
+    def _threshold(self, node: Map) -> _Threshold | None:
+        """A threshold of a gate; None, said why, for other judges."""
         name = self.book.text(node, "metric") or f"gate of line {node.line}"
         given = self.book.map(node, "threshold")
         if given is None:
@@ -172,47 +184,112 @@ class Strategy:
         failures = self.book.whole(given, "failures", 0) or 0
         at_least = self.book.whole(given, "minRequests", 1) or 1
         window_s = self.book.number(given, "windowSeconds") or 0.0
+        within = self.book.whole(given, "within", None, 1)
+        if within is not None and within <= failures:
+            self.book.refuse(
+                given.lines["within"],
+                f"of the last {within} windows {failures + 1} never fail",
+                "Count failures within more windows, or let fewer fail.",
+            )
+            self.gate.not_computed.append(f"{name}: nothing can fail it")
+            return None
+        no_data = self.book.text(given, "noData") or "skip"
+        if no_data not in NO_DATA:
+            self.book.refuse(
+                given.lines["noData"],
+                f"noData is {no_data[:40]!r}",
+                f"It is one of {', '.join(NO_DATA)}.",
+            )
+            no_data = "skip"
+        errors = self.book.whole(given, "errors", 4)
         bound = Bound(True, Fraction(str(limit)), True)
-        metric = Metric(name, CANDIDATE, bound, None, failures, 0)
+        metric = Metric(name, CANDIDATE, bound, None, failures, within=within)
         makes_no_sense(self.book, given.line_of("limit"), metric)
-        return metric, at_least, max(0.0, window_s)
+        return _Threshold(
+            metric, max(1, at_least), max(0.0, window_s), no_data,
+            4 if errors is None else errors,
+        )  # fmt: skip
 
     def _looks(
-        self,
-        node: Map,
-        metric: Metric,
-        at_least: int,
-        window_s: float,
-        stages: list[tuple[float, float]],
+        self, node: Map, judge: _Threshold, stages: list[tuple[float, float]]
     ) -> None:
+        """When a judge looks, and what is settled: windows without enough requests."""
         number = len(self.timeline.metrics)
-        self.timeline.metrics.append(metric)
-        rate = self.world.requests_per_s
+        self.timeline.metrics.append(judge.metric)
+        rate, window_s = self.world.requests_per_s, judge.window_s
+        looks = self.timeline.looks
         thin: list[tuple[int, int]] = []
+        failed = gaps = 0
         for start, end in stages:
-            judged = False
+            judged, gone = False, False
             windows = int((end - start) / window_s + 1e-9)
-            if len(self.timeline.looks) + windows > MAX_LOOKS:
+            if len(looks) + windows > MAX_LOOKS:
                 raise NotComputed(f"it looks more than {MAX_LOOKS:,} times")
             for place in range(windows):
                 at = start + place * window_s
                 requests = self.timeline.requests(rate, at, at + window_s)[0]
-                if requests >= max(1, at_least):
-                    judged = True
-                    self.timeline.looks.append(Look(at + window_s, at, number))
-                    thin.append((requests, metric.failing(requests)[0][0] - 1))
+                look = Look(at + window_s, at, number)
+                if requests >= judge.at_least:
+                    judged, gaps = True, 0
+                    looks.append(look)
+                    thin.append((requests, judge.metric.failing(requests)[0][0] - 1))
+                    continue
+                gaps += 1
+                gone = judge.no_data == "error" and gaps > judge.errors
+                if gone:
+                    break
+                if judge.no_data == "fail":
+                    failed += 1
+                    looks.append(look._replace(settled="poor"))
+                elif judge.metric.within is not None:
+                    looks.append(look._replace(settled="good"))
+            seen = self.timeline.requests(rate, 0, end)[0]
+            goes_on = judge.no_data in ("pass", "error") and seen and not gone
             if not judged:
-                self.book.find(
-                    "DL203",
-                    node.line,
-                    f"no window from {start:g} s to {end:g} s holds {at_least} "
-                    f"requests of the new version at {rate:g} requests/s",
-                    "A stage without data aborts at its end.",
-                    "Lengthen windowSeconds, or lower minRequests.",
-                )
-                self.timeline.looks.append(Look(end, start, number, settled="stop"))
+                self._without_data(node, judge, start, end, bool(goes_on))
+            elif gone:
+                self._too_few(node, judge, f"{gaps} windows in a row hold")
+            if not (judged or goes_on) or gone:
+                looks.append(Look(end, start, number, settled="stop"))
                 break
-        few_errors(self.book, node.line, metric, thin, rate)
+        if failed:
+            self._too_few(node, judge, f"{failed} windows that count as failed hold")
+        few_errors(self.book, node.line, judge.metric, thin, rate)
+
+    def _without_data(
+        self, node: Map, judge: _Threshold, start: float, end: float, goes_on: bool
+    ) -> None:
+        """A finding on a stage that ends without a judged window."""
+        what = (
+            f"no window from {start:g} s to {end:g} s holds {judge.at_least} "
+            f"requests of the new version at {self.world.requests_per_s:g} requests/s"
+        )
+        if goes_on:
+            self.book.find(
+                "DL205",
+                node.line,
+                f"{what}, and noData: {judge.no_data} goes on",
+                "A version that nobody reaches passes.",
+                "Let noData be skip, or lengthen windowSeconds.",
+            )
+        else:
+            self.book.find(
+                "DL203",
+                node.line,
+                what,
+                "A stage without data aborts at its end.",
+                "Lengthen windowSeconds, or lower minRequests.",
+            )
+
+    def _too_few(self, node: Map, judge: _Threshold, windows: str) -> None:
+        self.book.find(
+            "DL203",
+            node.line,
+            f"{windows} fewer than {judge.at_least} requests of the new version at "
+            f"{self.world.requests_per_s:g} requests/s",
+            "A release is stopped by what nobody asked, whatever its version is worth.",
+            "Lengthen windowSeconds, or lower minRequests.",
+        )
 
     def _numbers(self, manner: Map, key: str) -> list[float]:
         value = manner.get(key)

@@ -1,5 +1,6 @@
 """Strategies as manifests for engines that exist.
 
+``own`` writes a strategy in this course's own words, which `deploylab lint` reads.
 ``to_manifests`` takes a strategy, its versions and the name of an engine; each engine
 has a function of its own, which says what it translates and how. What an engine cannot
 express is refused, with the name of one that can; nothing is left out silently.
@@ -9,6 +10,7 @@ from deploylab.rollout.export.argo import BEYOND_A_ROLLOUT, argo_rollouts
 from deploylab.rollout.export.deployment import BEYOND_A_DEPLOYMENT, kubernetes
 from deploylab.rollout.export.flagger_canary import BEYOND_FLAGGER, flagger
 from deploylab.rollout.export.gateway import BEYOND_A_ROUTE, gateway_api
+from deploylab.rollout.export.own import own
 from deploylab.rollout.export.pods import CannotExport, Pod, Versions
 from deploylab.rollout.export.queries import Prometheus
 from deploylab.rollout.export.serving import (
@@ -36,6 +38,7 @@ __all__ = [
     "gateway_api",
     "kserve",
     "kubernetes",
+    "own",
     "ray_serve",
     "to_manifests",
 ]
