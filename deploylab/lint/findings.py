@@ -66,6 +66,7 @@ RULES = {
     "DL207": Rule("before-against-after", WARNING, "blue-green"),
     "DL208": Rule("two-samples", INFO, "judging-a-canary"),
     "DL209": Rule("window-longer-than-the-rollout", WARNING, "judging-a-canary"),
+    "DL210": Rule("no-errors-is-no-value", WARNING, "judging-a-canary"),
     # Traffic and instances
     "DL301": Rule("weight-rounded", WARNING, "canary"),
     "DL302": Rule("weight-zero-unset", WARNING, "canary"),

@@ -120,7 +120,7 @@ def _compute(gate: Gate, plan: Timeline | Loop, world: World, book: Notebook) ->
                 f"a healthy release is stopped with a chance of {stopped:.3g}",
                 f"With {world.healthy:g} errors a request it did nothing wrong; a gate "
                 "that cries wolf is soon turned off.",
-                "Let a look more fail, or look over a longer time, or lower the limit.",
+                "Let a look more fail, or look over a longer time, or widen the limit.",
                 severity,
             )
             break
