@@ -412,6 +412,7 @@ def _template(
     *, delay: str = "initialDelay: 10m", interval: str = "10m", window: str = "10m",
     count: int = 3, failures: int = 0, service: str = "phishing-canary",
     condition: str = "result[0] <= 0.01", field: str = "failureLimit",
+    zero: str = " or vector(0)",
 ) -> str:  # fmt: skip
     """The source of a cell that writes such a template."""
     text = f"""\
@@ -430,10 +431,14 @@ spec:
       prometheus:
         address: http://prometheus.example.com:9090
         query: |
-          sum(rate(requests_total{{service="{service}",code=~"5.."}}[{window}]))
+          (sum(rate(requests_total{{service="{service}",code=~"5.."}}[{window}])){zero})
           / sum(rate(requests_total{{service="{service}"}}[{window}]))
 """
     return _file(text.replace("    \n", ""))
+
+
+#: Rules whose findings have hints of their own.
+OWN_HINTS = ("reads-both-versions", "limit-out-of-reach", "no-errors-is-no-value")
 
 
 def _file(text: str) -> str:
@@ -457,10 +462,14 @@ def _linter() -> None:
             "second, how long is a window with several hundred requests?",
             "1 the canary's own Service in both lines of the query, 2 a window, an "
             "interval and a first delay of ten minutes, 3 fewer failures allowed than "
-            "there are looks.",
+            "there are looks, 4 a value for the share while there is no error.",
         ],
         "reads-both-versions": ["Which Service does the Rollout name for the canary?"],
         "limit-out-of-reach": ["More than failureLimit looks must fail. Can they?"],
+        "no-errors-is-no-value": [
+            "What is nothing over something, for Prometheus? Give the errors a 0 of "
+            "their own, in brackets above the division."
+        ],
     },
     not_checked="Your own traffic and rates: the same template at another service may "
     "cry wolf or sleep. Give the linter yours.",
@@ -487,6 +496,11 @@ def _linter() -> None:
             "reads both versions",
             "reads-both-versions",
             source=_template(service="phishing"),
+        ),
+        Wrong(
+            "no value without an error",
+            "no-errors-is-no-value",
+            source=_template(zero=""),
         ),
         Wrong(
             "reads the old version",
@@ -528,8 +542,9 @@ def _linter() -> None:
             "not-computed",
             patch=(
                 (
-                    'sum(rate(requests_total{service="phishing-canary",'
-                    'code=~"5.."}[10m]))\n         / sum(rate(requests_total'
+                    '(sum(rate(requests_total{service="phishing-canary",'
+                    'code=~"5.."}[10m]))\n          or vector(0))\n'
+                    "         / sum(rate(requests_total"
                     '{service="phishing-canary"}[10m]))',
                     "histogram_quantile(0.9, sum(rate(seconds_bucket[10m])) by (le))",
                 ),
@@ -597,10 +612,8 @@ def repair_gate(t: Trial) -> None:
             else found.why
         )
         said = (f"{found.rule} at {place}: {found.what}.", why, found.do)
-        if found.name == "reads-both-versions":
-            t.stop("reads-both-versions", *said)
-        if found.name == "limit-out-of-reach":
-            t.stop("limit-out-of-reach", *said)
+        if found.name in OWN_HINTS:
+            t.stop(found.name, *said)
         t.stop("linter-finds", *said)
     [gate] = report.gates
     t.need(
@@ -630,7 +643,7 @@ def repair_gate(t: Trial) -> None:
         "misses",
         f"A bad release gets through with a chance of {gate.bad.promoted:.3g}.",
         "One in a hundred was asked for.",
-        "Look more than once, or lower the limit.",
+        "Look more than once, or tighten the limit.",
     )
     t.good(f"stops a healthy one with {gate.healthy.aborted:.2g}")
     t.good(f"lets a bad one through with {gate.bad.promoted:.2g}")
