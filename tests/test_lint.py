@@ -264,6 +264,13 @@ def test_templates_of_other_files_are_found(tmp_path):
     )
 
 
+def test_templates_alone_are_not_judged_and_it_is_said():
+    rollout, template = argo(metric()).split("---")
+    for text, judged in ((template, False), (rollout, True)):
+        notes = lint(["-"], stdin=text.encode()).notes
+        assert any("nothing was judged" in note for note in notes) != judged
+
+
 def test_a_cluster_template_is_found_by_its_scope_alone():
     text = argo(metric()).replace("kind: AnalysisT", "kind: ClusterAnalysisT")
     assert "DL004" in said(text)

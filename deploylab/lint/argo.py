@@ -652,11 +652,15 @@ class Rollout:
         in_a_row = book.whole(filled, "consecutiveSuccessLimit", 0) or 0
         if count and count > 1 and interval_s is None:
             book.refuse(
-                node.lines["count"], f"{name} has a count and no interval", "Add."
+                node.lines["count"],
+                f"{name} has a count and no interval",
+                "Add interval, the time between two looks.",
             )
         if interval_s is not None and interval_s <= 0:
             book.refuse(
-                node.lines["interval"], f"{name} has no time between looks", "Add."
+                node.lines["interval"],
+                f"{name} has no time between looks",
+                "Give interval a time above 0, such as 10m.",
             )
             interval_s = None
         if count is None and interval_s is None:
