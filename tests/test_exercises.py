@@ -245,22 +245,6 @@ def test_the_notebook_survives(function, finding):
 
 
 @pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
-def test_a_first_table_of_texts_fits_into_the_memory():
-    """In a fresh interpreter: once a table has been made, there is nothing to see."""
-    program = """
-import matplotlib.pyplot, pandas, scipy.optimize, scipy.stats
-from deploylab import artifacts, check, phishing, plots
-from deploylab.exercises import sandbox
-work = lambda send: len(pandas.json_normalize([{"a": {"b": 1}, "c": "x"}]).columns)
-print(sandbox.apart(work, 30))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT
-    )
-    assert done.stdout == "2\n", done.stderr[-500:]
-
-
-@pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
 def test_shadowed_builtins_stay_with_the_answer():
     add.try_out(shadows)
     assert len([1]) == 1

@@ -202,11 +202,6 @@ def _work(work: Work, writing: int, folder: str, memory_bytes: int | None) -> No
             os.dup2(nothing, fd)
         builtins.input = _no_input
         if memory_bytes is not None:
-            # Arrow's own allocator, behind the texts of pandas, reserves about 1 GiB of
-            # addresses at first use, which the limit counts.
-            os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-            if arrow := sys.modules.get("pyarrow"):
-                arrow.set_memory_pool(arrow.system_memory_pool())
             size = psutil.Process().memory_info().vms + memory_bytes
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         with _no_output():
