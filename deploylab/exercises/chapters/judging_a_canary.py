@@ -968,20 +968,6 @@ def _as_fair(t: Trial, value: float, stages: list) -> None:
         abs(value - right) <= 1e-6 * max(1, right),
         "differs",
         f"{t.said}; stage by stage it is {right:,.6g}.",
-        f"The whole case, as (requests, errors): {_shown(stages)}.",
+        "",
         "Work this case out by hand, one stage after the other.",
-    )
-
-
-def _shown(stages: list) -> str:
-    """All of a case in one line; the call in a message is cut short."""
-    return (
-        "; ".join(
-            ", ".join(
-                f"{role} ({one[role]['requests']:,}, {one[role]['errors']:,})"
-                for role in ("candidate", "stable")
-            )
-            for one in stages
-        )
-        or "no stage"
     )
