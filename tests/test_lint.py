@@ -291,6 +291,13 @@ def test_templates_of_other_files_are_found(tmp_path):
     )
 
 
+def test_templates_alone_are_not_judged_and_it_is_said():
+    rollout, template = argo(metric()).split("---")
+    for text, judged in ((template, False), (rollout, True)):
+        notes = lint(["-"], stdin=text.encode()).notes
+        assert any("nothing was judged" in note for note in notes) != judged
+
+
 def test_a_cluster_template_is_found_by_its_scope_alone():
     text = argo(metric()).replace("kind: AnalysisT", "kind: ClusterAnalysisT")
     assert "DL004" in said(text)
@@ -307,6 +314,48 @@ def test_an_argument_reaches_the_query():
     without = lint(["-"], stdin=argo(metric()).encode()).gates[0]
     assert with_argument.healthy == without.healthy
     assert "DL005" in said(text.replace(run, ""))
+
+
+ZERO = QUERY.replace("sum", "(sum", 1).replace(" / ", " or vector(0)) / ")
+LEAST = "    successCondition: result[0] <= 0.01"
+
+
+@pytest.mark.parametrize(
+    ("query", "before", "found"),
+    [
+        (QUERY, "", True),
+        (ZERO, "", False),
+        (QUERY, "len(result) == 0 || ", False),
+        (QUERY, "len(result) > 0 && ", True),  # then it fails at once
+        (QUERY.replace("a-canary", "a"), "", False),  # the old version has had errors
+    ],
+)
+def test_a_version_without_errors_needs_a_zero(query, before, found):
+    one = metric(query=query).replace(
+        LEAST, LEAST.replace("result[", before + "result[")
+    )
+    assert ("DL210" in said(argo(one))) == found
+
+
+@pytest.mark.parametrize(("query", "found"), [(QUERY, True), (ZERO, False)])
+def test_flagger_takes_no_value_for_a_failed_check(query, found):
+    canary = flagger("    - {name: own, query: x, thresholdRange: {max: 0.01}}")
+    text = canary.replace("query: x", f"query: '{query}'")
+    assert ("DL210" in said(text)) == found
+
+
+@pytest.mark.parametrize(
+    ("condition", "advice"),
+    [
+        ("<= 0.01", "from 100 requests on, and as windows vary, plan for 120"),
+        ("< 0.01", "from 101 requests on, and as windows vary, plan for 122"),
+    ],
+)
+def test_the_advice_keeps_clear_of_the_edge(condition, advice):
+    text = argo(metric().replace("<= 0.01", condition)).replace("10m", "15s")
+    report = lint(["-"], stdin=text.encode())
+    (found,) = [f for f in report.findings if f.rule == "DL204"]
+    assert advice in found.do
 
 
 # What is not computed

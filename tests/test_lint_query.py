@@ -118,6 +118,25 @@ def test_a_documented_pattern_is_recognised(query, expected):
     assert recognise(query, NAMES) == expected
 
 
+ZERO = share(SERVICE).replace("sum", "(sum", 1).replace(" / ", " or vector(0)) / ")
+
+
+@pytest.mark.parametrize(
+    ("query", "waits"),
+    [
+        (share(SERVICE), True),
+        (f"100 - {share(SERVICE)} * 100", True),  # without errors there is no 0 either
+        (ZERO, False),
+        (f"100 - {ZERO} * 100", False),
+        (f"({share(SERVICE)}) or vector(0)", False),
+        (share(SERVICE, 'code!~"5.."'), False),  # the counter of what went well
+        ("1 - " + share(SERVICE, 'code!~"5.."'), False),
+    ],
+)
+def test_a_share_of_errors_waits_for_the_first_one(query, waits):
+    assert recognise(query, NAMES).waits is waits
+
+
 @pytest.mark.parametrize(
     ("query", "why"),
     [

@@ -656,11 +656,15 @@ class Rollout(Subject[Templates]):
         in_a_row = book.whole(filled, "consecutiveSuccessLimit", 0) or 0
         if count and count > 1 and interval_s is None:
             book.refuse(
-                node.lines["count"], f"{name} has a count and no interval", "Add."
+                node.lines["count"],
+                f"{name} has a count and no interval",
+                "Add interval, the time between two looks.",
             )
         if interval_s is not None and interval_s <= 0:
             book.refuse(
-                node.lines["interval"], f"{name} has no time between looks", "Add."
+                node.lines["interval"],
+                f"{name} has no time between looks",
+                "Give interval a time above 0, such as 10m.",
             )
             interval_s = None
         if count is None and interval_s is None:
@@ -783,6 +787,15 @@ class Rollout(Subject[Templates]):
                 INFO,
             )
         reads(book, query_line, metric)
+        without = _without_data(metric)
+        if without != "good":
+            why = "A look without a value is no success here"
+            if without == "error":
+                why = (
+                    f"A look without a value is an error, and {measure.errors + 1} in "
+                    "a row abort (argo-rollouts issue 1466)"
+                )
+            no_value(book, query_line, metric.name, ratio, why)
 
     # Looks
 
@@ -1027,6 +1040,19 @@ def reads(book: Notebook, line: int, metric: Metric) -> None:
         )
 
 
+def no_value(book: Notebook, line: int, name: str, ratio: Ratio, why: str) -> None:
+    """A finding on a share of errors without a value before the first error."""
+    if ratio.waits and ratio.reads == CANDIDATE:
+        book.find(
+            "DL210",
+            line,
+            f"{name} has no value before the new version's first error: until then "
+            "there is no counter of its errors",
+            f"{why}: the best version is taken back.",
+            "Write (sum(...) or vector(0)) for the errors, above the division.",
+        )
+
+
 def makes_no_sense(book: Notebook, line: int, metric: Metric) -> None:
     """Findings on a metric that no share of errors can fail, or pass."""
     some = 10_000
@@ -1078,13 +1104,22 @@ def few_errors(
 
 
 def _enough(metric: Metric) -> str:
-    """From how many requests on one error passes, in words; "" if it never does."""
+    """How many requests let one error pass, in words; "" if it never does.
+
+    A window holds a number of requests only on average. At the number from which on one
+    error passes, every other window has fewer; at two standard deviations of a Poisson
+    law more, about one in forty.
+    """
     bound = metric.good
     if not bound or not bound.at_most or bound.limit <= 0:
         return ""
     least = math.ceil(1 / bound.limit)
     least += not bound.or_equal and bound.limit * least == 1
-    return f": from {least:,} requests on, one error passes"
+    clear = least + math.ceil(2 * math.sqrt(least))
+    return (
+        f": one error passes from {least:,} requests on, and as windows vary, plan for "
+        f"{clear:,}"
+    )
 
 
 def _allowed(metric: Metric, requests: int) -> int:

@@ -269,6 +269,13 @@ RULES = {
         "by fewer requests than it seems to.",
         "Shorten the window, or pause longer.",
     ),
+    "DL210": Rule(
+        "no-errors-is-no-value",
+        WARNING,
+        "A share of errors that has no value before the version's first error: a "
+        "version without errors is taken back for want of a number.",
+        "Write (sum(...) or vector(0)) for the errors, above the division.",
+    ),
     # Traffic and instances
     "DL301": Rule(
         "weight-rounded",

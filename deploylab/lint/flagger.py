@@ -18,7 +18,13 @@ import itertools
 from collections.abc import Iterable
 from fractions import Fraction
 
-from deploylab.lint.argo import _time, few_errors, makes_no_sense, reads
+from deploylab.lint.argo import (
+    _time,
+    few_errors,
+    makes_no_sense,
+    no_value,
+    reads,
+)
 from deploylab.lint.compute import Loop, Metric, NotComputed, Stage
 from deploylab.lint.findings import WARNING, Finding, Gate, Notebook, Subject
 from deploylab.lint.query import (
@@ -265,6 +271,7 @@ class Canary(Subject[Templates]):
             except NotRecognised as why:
                 self.gate.not_computed.append(f"{name}: {why}")
                 continue
+            no_value(source, line, name, ratio, "No values are a failed check")
             made = self._limited(node, name, ratio)
             for metric in made:
                 reads(source, line, metric)

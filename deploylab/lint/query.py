@@ -72,6 +72,8 @@ class Ratio:
     window_s: how far it looks back; None for irate, which looks at the last two
     samples. reads: whose requests. empty: what it gives without any request, None for
     nothing at all, else a number. least: requests below which it gives nothing.
+    waits: whether it gives nothing before the first error, whose counter is not there
+    until then.
     """
 
     of: str
@@ -80,6 +82,7 @@ class Ratio:
     scale: int = 1
     empty: Fraction | None = None
     least: int = 1
+    waits: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -344,6 +347,7 @@ def recognise(query: object, names: Names) -> Ratio:
     if (top.window, top.function) != (everything.window, everything.function):
         raise NotRecognised("its query divides rates over two different times")
     of = _status(*next(iter(extra)))
+    waits = of == "errors" and top.or_else is None and share.or_else is None
     if share.rest:
         of = "successes" if of == "errors" else "errors"
     window_s = seconds(top.window)
@@ -359,6 +363,7 @@ def recognise(query: object, names: Names) -> Ratio:
         int(share.scale),
         empty,
         everything.least,
+        waits,
     )
 
 

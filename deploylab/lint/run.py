@@ -98,6 +98,11 @@ def lint(
         report.gates.append(gate)
         if plan:
             _compute(gate, plan, world, Notebook(document, findings))
+    if documents and not report.gates:
+        report.notes.append(
+            "nothing was judged: there is no Rollout, Canary or Strategy in what was "
+            "given; give the file that names these templates as well"
+        )
     _one_target_each(documents, findings)
     findings.sort(key=lambda f: (f.path, f.line, f.rule))
     return report

@@ -245,12 +245,14 @@ class SplitEProcess:
     over ``ratios`` of the product of s / w for the candidate's events and
     (1 - s) / (1 - w) for the others; under equality it reaches 1 / alpha at any time
     with a chance of at most alpha (Ville's inequality). After Lindon and Malek,
-    Anytime-Valid Inference for Multinomial Count Data (NeurIPS 2022).
+    Anytime-Valid Inference for Multinomial Count Data (NeurIPS 2022). Each event counts
+    as a draw of its own: of events with one cause, three may do for a verdict, so count
+    users or connections where one of them makes several.
 
-    alpha: chance of aborting a candidate that is no worse. ratios: alternatives that
-    it looks for, each above 1. at_least: requests of the candidate's, under the present
-    share, before it may be SUCCESSFUL, which means that nothing has been proved against
-    it, and that enough was looked at.
+    alpha: chance of aborting a candidate that is no worse, by its events. ratios:
+    alternatives that it looks for, each above 1. at_least: requests of the candidate's,
+    under the present share, before it may be SUCCESSFUL, which means that nothing has
+    been proved against it, and that enough was looked at.
 
     First the sample ratio is checked: if the requests did not divide as the router was
     told (chance of a false alarm 1e-6 a look), the verdict is FAILED. The events mean

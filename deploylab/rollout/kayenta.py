@@ -29,10 +29,13 @@ class MannWhitney:
     confidence 0.98: for a normal shift that is a z of 2.3263 / 0.75 = 3.10, so a level
     of 0.00096 to this one side, and not 0.01. Outliers are kept, as by default there.
 
-    Kayenta looks at the end, whatever there is by then, and here a number of points is
-    the end: so it may be asked again and again. But points count as independent, and
-    those of one server are not: with a correlation of 0.8 from one to the next it
-    blames every seventh healthy version. It is here for comparison.
+    Kayenta judges whatever points it has. Its documentation advises fifty a run, and a
+    baseline of the canary's own size: shares of more requests are spread less, so that
+    equal rates are then no equal series. Given an interval, Spinnaker judges at each
+    and ends at the first bad score, which is peeking. Here a number of points is the
+    end, so it may be asked again and again. But points count as independent, and those
+    of one server are not: with a correlation of 0.8 from one to the next it blames
+    every seventh healthy version. It is here for comparison.
     """
 
     window_s: float
