@@ -1359,7 +1359,7 @@ def compared(
     )
     return (
         got == right,
-        f"For {what}, `skewed` gave `{got}`; right is `{right}`.",
+        f"For {what}, {t.said}; right is `{right}`.",
         "A test that counts other pairs stops sound releases, or lets bad ones go.",
-        "Build two such tables in a cell, and look at the pairs one by one.",
+        "Make two such tables in a cell, and look at the pairs one by one.",
     )
