@@ -1011,16 +1011,17 @@ def joined(t: Trial, visits: list, history: list) -> dict:
         "A site with a long history counts many times in training, with one label.",
         "Choose one row of the history for each visit.",
     )
-    odd = [value for *_, value in lines if not isinstance(value, Number | None)]
+    values = [value for _, *numbers in lines for value in numbers]
+    odd = [value for value in values if not isinstance(value, Number | None)]
     t.need(
         not odd,
         "no-number",
-        f"The result has `{show(odd[0] if odd else '')}` for `reports`, which is no "
-        "number.",
+        f"The result has `{show(odd[0] if odd else '')}` for `time` or `reports`, and "
+        "that is no number.",
         "A model is fitted to numbers.",
-        "Give the counts as the history has them, and `NULL` where nothing is known.",
+        "Give both as the tables have them, and `NULL` where nothing is known.",
     )
-    return {(entity, time): value for entity, time, value in lines}
+    return {(str(entity), time): value for entity, time, value in lines}
 
 
 # The paired test.
@@ -1286,8 +1287,8 @@ def skewed(t: Trial) -> None:
     log = thirds.astype(np.float32).astype(float)
     right, *words = compared(t, log, thirds, {}, "a log of 32-bit numbers")
     t.need(right, "rounding", *words)
-    near = thirds.assign(https=thirds["https"] + 5e-7)
-    right, *words = compared(t, near, thirds, {}, "differences of 0.0000005")
+    near = trained.assign(https=trained["https"] + 5e-7)
+    right, *words = compared(t, near, trained, {}, "differences of 0.0000005")
     t.need(right, "rounding", *words)
     near = thirds.assign(https=thirds["https"] + [1e-4, 0, -1e-4, 0])
     right, *words = compared(t, near, thirds, {"https": 2}, "differences of 0.0001")
