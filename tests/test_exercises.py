@@ -115,8 +115,17 @@ def test_a_body_with_one_statement_is_not_empty():
     def constant(numbers):
         return 3
 
+    def word(numbers):
+        return "another model"
+
+    def described(numbers):
+        """Begun."""
+        return "another model"
+
     assert not is_empty(prints)
     assert not is_empty(constant)
+    assert not is_empty(word)
+    assert not is_empty(described)
     assert not is_empty(len)
 
 
@@ -216,6 +225,20 @@ def waits(numbers):
 def test_an_endless_wait_is_stopped(apart):
     quick = replace(add, limit_s=0.3)
     ended(quick.try_out(waits, apart=apart), Status.STOPPED, "too-slow")
+
+
+def test_an_exercise_may_say_why_too_slow_matters_to_it():
+    quick = replace(add, limit_s=0.3, too_slow=("Nobody waits.", "Do less."))
+    finding = ended(quick.try_out(loops), Status.STOPPED, "too-slow").finding
+    assert (finding.why, finding.do) == ("Nobody waits.", "Do less.")
+
+
+def test_an_empty_file_is_called_empty(tmp_path):
+    file = tmp_path / "answer.sql"
+    file.write_text("\n")
+    result = replace(add, kind="configuration").try_out(file)
+    found = ended(result, Status.NOT_STARTED, "not-started").finding
+    assert found.what == "`answer.sql` is empty."
 
 
 @pytest.mark.parametrize(
@@ -500,6 +523,11 @@ def test_sameness(one, other, equal):
         ((1,), "(1,)"),
         (set(), "set()"),
         (np.zeros((3, 2)), "ndarray of shape (3, 2)"),
+        (
+            pd.DataFrame({"a": [1.0, np.nan]}, index=[7, 8]),
+            "pd.DataFrame({'a': [1.0, np.nan]}, index=[7, 8])",
+        ),
+        (pd.DataFrame({"a": range(19)}), "DataFrame of shape (19, 1)"),
         (object(), "<object object>"),
     ],
 )
@@ -569,6 +597,12 @@ def test_hints_follow_the_finding_and_end_at_the_solution():
     assert "solution" in third.text
     assert c.hint() == third
     assert "Hint 3 of 3" in third._repr_html_()
+
+
+def test_no_hint_is_given_twice():
+    c = Check(replace(add, hints={"*": ["A.", "B."], "off": ["A."]}))
+    c(lambda numbers: 4)
+    assert [c.hint().text for _ in range(2)] == ["A.", "B."]
     c(solution)
     assert "It is done" in c.hint().text
 

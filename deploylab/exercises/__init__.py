@@ -88,8 +88,9 @@ class Check:
         if self._done:
             return Hint(self._exercise.name, AFTER_DONE, 1, 1)
         key = self._last if self._last in hints else "*"
-        general = hints.get("*", []) if key != "*" else []
-        ladder = [*hints.get(key, []), *general, LAST_RUNG]
+        own = hints.get(key, [])
+        general = [text for text in hints.get("*", []) if text not in own]
+        ladder = [*own, *general, LAST_RUNG]
         rung = self._rungs.get(key, 0)
         self._rungs[key] = min(rung + 1, len(ladder) - 1)
         return Hint(self._exercise.name, ladder[rung], rung + 1, len(ladder))

@@ -34,6 +34,12 @@ from deploylab.exercises.result import Finding, Result, Status, show
 #: Seconds that a check of a function may take in all.
 LIMIT_S = 1.5
 
+#: Why it matters that an answer is too slow, and what to try next.
+TOO_SLOW = (
+    "A request that waits for ever holds a thread for ever.",
+    "Look for a loop that does not end, or for a wait without a limit.",
+)
+
 #: Findings that the engine itself makes, for any exercise.
 ENGINE_FINDINGS = {
     "not-started",
@@ -104,6 +110,7 @@ class Exercise:
     memory_bytes: int | None = sandbox.MEMORY_BYTES
     live: bool = False
     prepare: Callable[[], Any] | None = None
+    too_slow: tuple[str, str] = TOO_SLOW
 
     @property
     def label(self) -> str:
@@ -176,8 +183,7 @@ class Exercise:
             return Finding(
                 "too-slow",
                 f"{doing} was still running after {self.limit_s:g} seconds.",
-                "A request that waits for ever holds a thread for ever.",
-                "Look for a loop that does not end, or for a wait without a limit.",
+                *self.too_slow,
             )
         return Finding(
             "process-ended",
@@ -373,6 +379,7 @@ def exercise(
     memory_bytes: int | None = sandbox.MEMORY_BYTES,
     live: bool = False,
     prepare: Callable[[], Any] | None = None,
+    too_slow: tuple[str, str] = TOO_SLOW,
 ) -> Callable[[Callable[[Trial], None]], Exercise]:
     """Make a check function into the exercise of its name.
 
@@ -389,6 +396,7 @@ def exercise(
     the memory in use; None for one that starts processes.
     live: whether the check starts processes; its gates then run once per answer.
     prepare: called before the check's time begins, to import what it needs.
+    too_slow: why it matters that an answer takes too long here, and what to try.
     """
 
     def make(check: Callable[[Trial], None]) -> Exercise:
@@ -409,6 +417,7 @@ def exercise(
             memory_bytes=memory_bytes,
             live=live,
             prepare=prepare,
+            too_slow=too_slow,
         )
 
     return make
@@ -571,8 +580,9 @@ def _file(exercise: Exercise, thing: Any) -> Any:
         )
     text = path.read_text("utf-8", errors="replace")
     if not text.strip() or source_digest(text) == exercise.starting:
+        state = "still as the page gives it" if text.strip() else "empty"
         raise not_started(
-            f"`{path.name}` is still as the page gives it.",
+            f"`{path.name}` is {state}.",
             "Write your answer, run its cell, then run this check again.",
         )
     return path.resolve()
@@ -640,8 +650,7 @@ def is_empty(function: Any) -> bool:
     return (
         code.co_code in (nothing.__code__.co_code, described.__code__.co_code)
         and not code.co_names
-        and len(constants) <= 1
-        and all(isinstance(c, str) for c in constants)
+        and constants <= {getattr(function, "__doc__", None)}
     )
 
 

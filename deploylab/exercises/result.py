@@ -11,6 +11,7 @@ from typing import Any
 
 WIDTH = 79
 MAX_DEPTH = 4  # of containers that are shown with `show` for what is in them
+MAX_CELLS = 18  # of a table that is shown as one would type it
 
 
 class Status(StrEnum):
@@ -139,6 +140,9 @@ def show(value: Any, limit: int = 120, depth: int = 0) -> str:
     elif hasattr(value, "shape") and getattr(value, "ndim", 0):
         kind = type(value).__name__
         text = f"{kind} of shape {tuple(value.shape)}"
+        if hasattr(value, "items") and value.ndim == 2 and value.size <= MAX_CELLS:
+            typed = _table(value)
+            text = typed if len(typed) <= limit else text
         if value.ndim == 1 and hasattr(value, "tolist"):
             kind = "np.array" if kind == "ndarray" else kind
             text = f"{kind}({_short(repr(value.tolist()), limit)})"
@@ -161,6 +165,13 @@ def show(value: Any, limit: int = 120, depth: int = 0) -> str:
 
 def _is_small(value: Any) -> bool:
     return isinstance(value, list | tuple | dict | set) and len(value) <= 12
+
+
+def _table(table: Any) -> str:
+    """A table of pandas as one would type it."""
+    columns = repr({name: column.tolist() for name, column in table.items()})
+    columns = re.sub(r"\bnan\b", "np.nan", columns)
+    return f"pd.DataFrame({columns}, index={table.index.tolist()})"
 
 
 def _container(value: Any, limit: int, depth: int) -> str:

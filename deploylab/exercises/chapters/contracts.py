@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 import textwrap
+from dataclasses import replace
+from numbers import Number
 from typing import Any
 
 import numpy as np
 
 from deploylab.contract import Contract, ContractError, Feature
-from deploylab.exercises.engine import Right, Trial, Wrong, exercise
+from deploylab.exercises.engine import Found, Right, Trial, Wrong, exercise
 from deploylab.exercises.kinds import Before, Option, choice, order
+from deploylab.exercises.result import show
 
 breaks_whom = choice(
     "breaks_whom",
@@ -65,9 +68,20 @@ breaks_whom = choice(
 LISTED = {"https": (0, 0.5, 1), "ip_in_url": (0, 1)}
 
 
+class Listed(Contract):
+    """A contract that shows what it lists, and no more."""
+
+    def __repr__(self) -> str:
+        listed = ", ".join(
+            f"{f.name} in ({', '.join(f'{value:g}' for value in f.values)})"
+            for f in self.features
+        )
+        return f"<Contract: {listed}>"
+
+
 def contract(**values: tuple[float, ...]) -> Contract:
     """A small contract: the values of each feature."""
-    return Contract(
+    return Listed(
         "-".join(values),
         tuple(Feature(name, allowed, name) for name, allowed in values.items()),
     )
@@ -84,7 +98,14 @@ def keeps(a: Contract, request: Any) -> bool:
 
 def judged(t: Trial, old: Contract, new: Contract, what: str) -> dict | None:
     """The answer for two contracts: None, or a request of the old one."""
-    request = t.call(old, new)
+    try:
+        request = t.call(old, new)
+    except Found as found:
+        if found.finding.id != "crash":
+            raise
+        do = "Run `[counterexample(contract, new) for new in proposals.values()]` in a "
+        do += "cell of its own: these are the changes of this page."
+        raise Found(found.status, replace(found.finding, do=do)) from None
     t.need(
         request is None or isinstance(request, dict),
         "not-a-request",
@@ -136,6 +157,11 @@ def proves(t: Trial, new: Contract, request: dict, what: str) -> None:
 
 
 @exercise(
+    too_slow=(
+        "Thirty features allow more than a billion requests, and a check that nobody "
+        "waits for is not run.",
+        "Look for a loop over all requests, or for one that does not end.",
+    ),
     hints={
         "*": [
             "When does the new service refuse a request that the old one took?",
@@ -155,6 +181,12 @@ def proves(t: Trial, new: Contract, request: dict, what: str) -> None:
             "caller send?",
         ],
         "missed-added": ["Which names does the new service need?"],
+        "drawn": [
+            "Of a thousand draws among 2,000 values, how many never meet the one that "
+            "is gone?",
+            "A value that is not taken belongs to one feature. How many requests does "
+            "it take to try each value of each feature once?",
+        ],
         "not-old": ["Which of the two contracts says what callers send today?"],
         "order-matters": ["How does the service read a request: by place or by name?"],
     },
@@ -257,6 +289,39 @@ def proves(t: Trial, new: Contract, request: dict, what: str) -> None:
             patch=(("in old.features:", "in old.features[:1]:"),),
         ),
         Wrong(
+            "draws twenty requests",
+            "drawn",
+            source="""
+            import random
+
+            def counterexample(old, new):
+                from deploylab.contract import ContractError
+
+                draw = random.Random(1)
+                for _ in range(20):
+                    request = {f.name: draw.choice(f.values) for f in old.features}
+                    try:
+                        new.row(request)
+                    except ContractError:
+                        return request
+                return None
+            """,
+        ),
+        Wrong(
+            "compares by place",
+            "crash",
+            source="""
+            def counterexample(old, new):
+                for a, b in zip(old.features, new.features, strict=True):
+                    for value in a.values:
+                        if value not in b.values:
+                            return {f.name: f.values[0] for f in old.features} | {
+                                a.name: value
+                            }
+                return None
+            """,
+        ),
+        Wrong(
             "tries every request",
             "too-slow",
             source="""
@@ -350,6 +415,21 @@ def counterexample(t: Trial) -> None:
         t.need(request is not None, "missed-narrowed", *overlooked(what))
         proves(t, new, request, what)
     t.good("any value of any feature that is no longer taken, among 30 as among 2")
+
+    for gone in t.rng.choice(2_000, size=2, replace=False).tolist():
+        kept = tuple(code for code in range(2_000) if code != gone)
+        before, new = contract(port=tuple(range(2_000))), contract(port=kept)
+        what = f"`port`, 0 to 1,999, of which {gone:,} is not taken any more"
+        request = judged(t, before, new, what)
+        t.need(
+            request is not None,
+            "drawn",
+            f"For {what}, `counterexample` gave `None`.",
+            "A draw that finds nothing proves nothing, and a caller is refused.",
+            "Go through the values one by one, and leave none out.",
+        )
+        proves(t, new, request, what)
+    t.good("one value that is gone among 2,000")
 
     turned = contract(ip_in_url=(1, 0), https=(1, 0.5, 0))
     what = "the same in another order"
@@ -565,6 +645,10 @@ def _sql(text: str) -> str:
             "right, and what does a `WHERE` do with it afterwards?",
             "`LEFT JOIN` keeps it, if all conditions stand behind `ON`.",
         ],
+        "filled": [
+            "What does the online store answer for a site of which nothing is known?",
+            "Which function of your query makes a number of a `NULL`?",
+        ],
         "tie": [
             "DuckDB takes several columns in `ORDER BY`, also inside `last(x ORDER BY "
             "...)`, and `arg_max` takes a row: `(event_time, created_time)`.",
@@ -631,6 +715,26 @@ def _sql(text: str) -> str:
                     "WHERE history.created_time <= visits.time\nAND visits.time",
                 ),
             ),
+        ),
+        Wrong(
+            "fills the gaps with 0",
+            "filled",
+            patch=(
+                ("last(history", "coalesce(last(history"),
+                ("created_time) AS", "created_time), 0) AS"),
+            ),
+        ),
+        Wrong(
+            "a comment alone",
+            "no-query",
+            source=_sql("-- the newest row that was written by then"),
+        ),
+        Wrong(
+            "gives texts",
+            "no-number",
+            source=_sql("""
+            SELECT entity, time, 'one' AS reports FROM visits
+            """),
         ),
         Wrong(
             "before the visit, not at it",
@@ -718,6 +822,22 @@ def _sql(text: str) -> str:
     ],
     also_right=[
         Right(
+            "a table on the way",
+            source=_sql("""
+            CREATE TEMP TABLE readable AS
+            SELECT visits.entity, time, reports, event_time, created_time
+            FROM visits JOIN history USING (entity)
+            WHERE created_time <= time AND time - event_time <= 30;
+
+            SELECT entity, time, (
+                SELECT arg_max(reports, (event_time, created_time))
+                FROM readable
+                WHERE readable.entity = visits.entity AND readable.time = visits.time
+            ) AS reports
+            FROM visits;
+            """),
+        ),
+        Right(
             "a window, and arg_max over both times",
             source=_sql("""
             WITH readable AS (
@@ -751,33 +871,27 @@ def _sql(text: str) -> str:
 )
 def training_table(t: Trial) -> None:
     """A training table of what was known at each visit, in SQL."""
-    with _database() as database:
-        judge_table(t, database)
-
-
-def judge_table(t: Trial, database: Any) -> None:
-    """The cases one by one, then made-up histories."""
-    right, *words = case(t, database, FUTURE)
+    right, *words = case(t, FUTURE)
     t.need(right, "future", *words)
-    right, *words = case(t, database, VISIT_LOST)
+    right, *words = case(t, VISIT_LOST)
     t.need(right, "visit-lost", *words)
-    right, *words = case(t, database, LATE)
+    right, *words = case(t, LATE)
     t.need(right, "late", *words)
-    right, *words = case(t, database, LATE_WINS)
+    right, *words = case(t, LATE_WINS)
     t.need(right, "late-wins", *words)
-    right, *words = case(t, database, TIE)
+    right, *words = case(t, TIE)
     t.need(right, "tie", *words)
-    right, *words = case(t, database, TIE_AGAIN)
+    right, *words = case(t, TIE_AGAIN)
     t.need(right, "tie", *words)
-    right, *words = case(t, database, EDGE)
+    right, *words = case(t, EDGE)
     t.need(right, "edge", *words)
-    right, *words = case(t, database, STALE)
+    right, *words = case(t, STALE)
     t.need(right, "stale", *words)
-    right, *words = case(t, database, STALE_BY_CREATED)
+    right, *words = case(t, STALE_BY_CREATED)
     t.need(right, "stale-by-created", *words)
-    right, *words = case(t, database, FRESH_LOST)
+    right, *words = case(t, FRESH_LOST)
     t.need(right, "fresh-lost", *words)
-    right, *words = case(t, database, VISITS_MIXED)
+    right, *words = case(t, VISITS_MIXED)
     t.need(right, "visits-mixed", *words)
     t.good("nothing from the future, and no visit is lost")
     t.good("late rows, ties, and values that are too old")
@@ -789,7 +903,7 @@ def judge_table(t: Trial, database: Any) -> None:
             for _ in range(40)
         }
         history = [(*key, number) for number, key in enumerate(sorted(keys))]
-        table = joined(t, database, visits, history)
+        table = joined(t, visits, history)
         for visit in visits:
             right = by_hand(history, *visit)
             t.need(
@@ -804,13 +918,24 @@ def judge_table(t: Trial, database: Any) -> None:
     t.good("three made-up histories, each compared row by row")
 
 
-def case(t: Trial, database: Any, this: Case) -> tuple[bool, str, str, str]:
+def case(t: Trial, this: Case) -> tuple[bool, str, str, str]:
     """Whether the query is right for a case, and the words if it is not."""
     visits, history, right, what, why, do = this
-    table = joined(t, database, visits, history)
+    table = joined(t, visits, history)
     got = [table.get(visit, "no row") for visit in visits]
     said, wanted = (", ".join(map(shown, values)) for values in (got, right))
-    return got == right, f"{what} Your query gave {said}; right is {wanted}.", why, do
+    what = f"{what} Your query gave {said}; right is {wanted}."
+    known = {None, "no row", *(row[3] for row in history)}
+    nothing = [value for value, truth in zip(got, right, strict=True) if truth is None]
+    t.need(
+        known.issuperset(nothing),
+        "filled",
+        f"{what} No row of the history says so.",
+        "`NULL` says that nothing is known. The online store answers nothing there, "
+        "and the model has learned to expect a number.",
+        "Take away what puts a value in the place of a `NULL`.",
+    )
+    return got == right, what, why, do
 
 
 def shown(value: float | str | None) -> str:
@@ -841,18 +966,20 @@ def _database() -> Any:
     return database
 
 
-def joined(t: Trial, database: Any, visits: list, history: list) -> dict:
-    """What the student's query gives for each visit."""
+def joined(t: Trial, visits: list, history: list) -> dict:
+    """What the student's query gives for each visit, in a database of its own."""
     import duckdb
 
-    for table, lines in (("visits", visits), ("history", history)):
-        database.execute(f"DELETE FROM {table}")
-        marks = ", ".join("?" * len(lines[0]))
-        database.executemany(f"INSERT INTO {table} VALUES ({marks})", lines)
+    query, columns, rows = t.thing.read_text("utf-8", errors="replace"), [], []
     try:
-        result = database.execute(t.thing.read_text("utf-8", errors="replace"))
-        columns = [column[0].lower() for column in result.description or []]
-        rows = result.fetchall() if result.description else []
+        with _database() as database:
+            for table, lines in (("visits", visits), ("history", history)):
+                marks = ", ".join("?" * len(lines[0]))
+                database.executemany(f"INSERT INTO {table} VALUES ({marks})", lines)
+            result = database.execute(query)
+            if result is not None and result.description:
+                columns = [column[0].lower() for column in result.description]
+                rows = result.fetchall()
     except duckdb.Error as error:
         said = " ".join(str(error).split()).replace("`", "'")[:140]
         t.stop(
@@ -861,6 +988,13 @@ def joined(t: Trial, database: Any, visits: list, history: list) -> dict:
             "",
             "Run the query on two small tables of your own, and read the message.",
         )
+    t.need(
+        result is not None,
+        "no-query",
+        f"`{t.thing.name}` holds no query.",
+        "A comment is no query, so there is no training table.",
+        "Write one `SELECT` that gives the three columns.",
+    )
     t.need(
         sorted(columns) == ["entity", "reports", "time"],
         "columns",
@@ -877,7 +1011,17 @@ def joined(t: Trial, database: Any, visits: list, history: list) -> dict:
         "A site with a long history counts many times in training, with one label.",
         "Choose one row of the history for each visit.",
     )
-    return {(entity, time): value for entity, time, value in lines}
+    values = [value for _, *numbers in lines for value in numbers]
+    odd = [value for value in values if not isinstance(value, Number | None)]
+    t.need(
+        not odd,
+        "no-number",
+        f"The result has `{show(odd[0] if odd else '')}` for `time` or `reports`, and "
+        "that is no number.",
+        "A model is fitted to numbers.",
+        "Give both as the tables have them, and `NULL` where nothing is known.",
+    )
+    return {(str(entity), time): value for entity, time, value in lines}
 
 
 # The paired test.
@@ -898,6 +1042,15 @@ def joined(t: Trial, database: Any, visits: list, history: list) -> dict:
             "an order that you choose.",
         ],
         "missing-both": ["What does `nan == nan` give?"],
+        "filler": [
+            "Which number can you put in the place of what is missing, so that "
+            "no caller ever sends it?",
+            "None. So ask on each side who is missing: `.isna()`.",
+        ],
+        "relative-tolerance": [
+            "`np.allclose` and `np.isclose` have two tolerances. Which did you set, "
+            "and what is the other?",
+        ],
     },
     equivalent={
         "same = (one - other).abs() <= 1e-06": "no two values differ by exactly the "
@@ -974,6 +1127,39 @@ def joined(t: Trial, database: Any, visits: list, history: list) -> dict:
                 counts = ((one - other).abs() >= 1e-6).sum()
                 return {name: int(n) for name, n in counts.items() if n}
             """,
+        ),
+        Wrong(
+            "fills what is missing with -1",
+            "filler",
+            source="""
+            def skewed(served, trained):
+                both = served.index.intersection(trained.index)
+                one = served.loc[both, trained.columns].fillna(-1)
+                other = trained.loc[both].fillna(-1)
+                counts = ((one - other).abs() >= 1e-6).sum()
+                return {name: int(n) for name, n in counts.items() if n}
+            """,
+        ),
+        Wrong(
+            "np.isclose with its relative part",
+            "relative-tolerance",
+            patch=(
+                (
+                    "(one - other).abs() < 1e-6",
+                    "pd.DataFrame(np.isclose(one, other, atol=1e-6), one.index, "
+                    "one.columns)",
+                ),
+            ),
+        ),
+        Wrong(
+            "ten times the tolerance",
+            "too-coarse",
+            patch=(("< 1e-6", "< 1e-5"),),
+        ),
+        Wrong(
+            "a tenth of the tolerance",
+            "rounding",
+            patch=(("< 1e-6", "< 1e-7"),),
         ),
         Wrong(
             "no tolerance",
@@ -1085,14 +1271,50 @@ def skewed(t: Trial) -> None:
     for one, other in [(holes, zeros), (zeros, holes)]:
         right, *words = compared(t, one, other, {"long_url": 2}, what)
         t.need(right, "missing-one", *words)
+    codes = trained.assign(https=[-1.0, 0.0, 0.5, 1.0])
+    empty = trained.assign(https=nan)
+    what = "four values that are missing in the log, and -1, 0, 0.5 and 1 in training"
+    right, said, *_ = compared(t, empty, codes, {"https": 4}, what)
+    t.need(
+        right,
+        "filler",
+        said,
+        "What is filled in is a code like any other, and a gap passes for it.",
+        "Compare who is missing, and fill nothing in.",
+    )
     t.good("missing values")
     thirds = trained.assign(https=[1 / 3, 2 / 3, 1 / 7, 1.0])
     log = thirds.astype(np.float32).astype(float)
     right, *words = compared(t, log, thirds, {}, "a log of 32-bit numbers")
     t.need(right, "rounding", *words)
+    near = trained.assign(https=trained["https"] + 5e-7)
+    right, *words = compared(t, near, trained, {}, "differences of 0.0000005")
+    t.need(right, "rounding", *words)
     near = thirds.assign(https=thirds["https"] + [1e-4, 0, -1e-4, 0])
     right, *words = compared(t, near, thirds, {"https": 2}, "differences of 0.0001")
     t.need(right, "missed", *words)
+    same = trained.assign(https=0.0)
+    log = same.assign(https=[5e-6, 0, 0, 0])
+    what = "`0.000005` in the log and `0` in training"
+    right, said, *_ = compared(t, log, same, {"https": 1}, what)
+    t.need(
+        right,
+        "too-coarse",
+        said,
+        "The tolerance that was agreed is not the one that is applied.",
+        "Count the zeros of your tolerance.",
+    )
+    same = trained.assign(https=1.0)
+    log = same.assign(https=[1.000005, 1, 1, 1])
+    what = "`1.000005` in the log and `1` in training"
+    right, said, *_ = compared(t, log, same, {"https": 1}, what)
+    t.need(
+        right,
+        "relative-tolerance",
+        said,
+        "The larger a value is, the more passes for equal to it.",
+        "Find out what else is added to the tolerance, and set it to 0.",
+    )
     t.good("rounding is no skew, and a small difference is")
     for _ in range(3):
         n = int(t.rng.integers(20, 40))
@@ -1138,7 +1360,7 @@ def compared(
     )
     return (
         got == right,
-        f"For {what}, `skewed` gave `{got}`; right is `{right}`.",
+        f"For {what}, {t.said}; right is `{right}`.",
         "A test that counts other pairs stops sound releases, or lets bad ones go.",
-        "Build these tables in a cell, and look at the pairs one by one.",
+        "Make two such tables in a cell, and look at the pairs one by one.",
     )
