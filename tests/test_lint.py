@@ -116,7 +116,7 @@ def test_the_catalogue_is_made_of_the_rules_with_an_anchor_for_each():
     made = {"RULES": RULES, "HTML": str}
     exec(cell, made)  # the page's own lines
     for name in RULES:
-        assert "".join(made["parts"]).count(f'<dt id="{name.lower()}">') == 1
+        assert "".join(made["parts"]).count(f'<tr id="{name.lower()}">') == 1
 
 
 def test_a_rule_that_was_taken_back_is_not_given_again():
