@@ -61,11 +61,11 @@ extras-formats:  ## run every model format in its own environment (Java, gcc, no
 FORMATS := $(patsubst extras/formats/%/requirements.txt,%,$(wildcard extras/formats/*/requirements.txt))
 
 .PHONY: extras-spark
-extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and record it (Java 17; an hour)
+extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and record it (Java 17; minutes)
 	$(PY) extras/batch.py spark
 
 .PHONY: extras-ray
-extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (an hour)
+extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (minutes)
 	$(PY) extras/batch.py ray
 
 # The environment of one tool, as its lock says. The lock: `uv pip compile

@@ -52,6 +52,8 @@ def test_bench_onnx_against_pickle(name, connections, tmp_path):
 
 
 @pytest.mark.bench
+# MLflow says so of a type of its own while it is imported.
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred:UserWarning")
 @pytest.mark.parametrize("name", ["v1", "v2"])
 def test_bench_flask_against_mlflow(name, tmp_path):
     """Flask with ONNX, with a pickle, and `mlflow models serve`: one worker, one row.

@@ -113,18 +113,30 @@ assert met == {meet}
 """
 
 
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_page_that_runs_alone_meets_no_other(book, run, alone):
-    """Each page waits for the other: side by side they meet, and alone they cannot."""
+@pytest.mark.parametrize("alone", [(), ("score",), ("score", "serve")], ids=len)
+def test_a_cell_that_runs_alone_meets_no_other(book, run, alone):
+    """Each cell waits for the other page's: side by side they meet, alone they cannot.
+
+    The first two meet, whatever comes after them: the page is not alone, a cell is.
+    """
     names = ("score", "serve")
-    given = {"meet": not alone, "patience_s": 2 if alone else 60}
     for mine, other in (names, names[::-1]):
-        code = MEETING.format(mine=f"{mine}.here", other=f"{other}.here", **given)
-        cell = f"```{{code-cell}} ipython3\n:tags: [live]\n\n{code}```\n"
-        if alone:
-            cell = cell.replace("[live]", "[live, alone]")
         page = book / "book" / f"{mine}.md"
-        page.write_text(page.read_text("utf-8") + "\n" + cell, "utf-8")
+        text = page.read_text("utf-8")
+        for step, meet in (("first", True), ("second", not alone)):
+            tags = (
+                "[live, alone]"
+                if (step, mine in alone) == ("second", True)
+                else "[live]"
+            )
+            code = MEETING.format(
+                mine=f"{mine}.{step}",
+                other=f"{other}.{step}",
+                meet=meet,
+                patience_s=60 if meet else 2,
+            )
+            text += f"\n```{{code-cell}} ipython3\n:tags: {tags}\n\n{code}```\n"
+        page.write_text(text, "utf-8")
     code, said = run(book, "--execute-only", "--jobs", "2")
     assert code == 0, said
 

@@ -32,6 +32,7 @@ from deploylab.exercises.engine import (
     exercise,
     is_empty,
     same,
+    shown_call,
     source_digest,
 )
 from deploylab.exercises.kinds import (
@@ -242,6 +243,42 @@ def test_a_loop_inside_a_c_function_is_stopped():
 )
 def test_the_notebook_survives(function, finding):
     ended(add.try_out(function), Status.STOPPED, finding)
+
+
+TABLE = """
+import pandas
+from deploylab.exercises import sandbox
+
+def work(say):
+    table = pandas.json_normalize([{"a": {"x": 1}}, {"a": {"x": 2}}])
+    return {"sum": int(table["a.x"].sum())}
+
+print(sandbox.apart(work, 60)["sum"])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
+def test_the_first_table_of_a_kernel_fits_into_the_memory():
+    """Arrow's own pool would reserve as much as the limit allows."""
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", TABLE],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert said.stdout.strip() == "3", said.stderr
+
+
+def test_a_call_is_shown_whole_where_it_has_room():
+    def one(stages):
+        """Takes one value."""
+
+    stage = {"candidate": {"requests": 100, "errors": 6}, "stable": {"requests": 900}}
+    assert repr([stage, stage]) in shown_call(one, ([stage, stage],), {})
+    assert len(shown_call(one, (list(range(10_000)),), {})) < 300
+    assert len(shown_call(one, (list(range(10_000)),) * 4, {})) < 300
 
 
 @pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")

@@ -541,7 +541,8 @@ def test_images_that_are_pinned(image):
         ({"port": True}, "port is a whole number"),
         ({"port": 65536}, "port is at most 65535"),
         ({"user_id": 0}, "user_id is a whole number, 1 or more"),
-        ({"pre_stop_s": 0}, "pre_stop_s is a whole number, 1 or more"),
+        ({"pre_stop_s": -1}, "pre_stop_s is a whole number"),
+        ({"pre_stop_s": 0.5}, "pre_stop_s is a whole number"),
         ({"drain_s": 0.5}, "drain_s is a whole number"),
         ({"start_limit_s": 600}, "Give it more than 600 s"),
         ({"progress_deadline_s": 100}, "Give it more than 120 s"),
@@ -628,12 +629,14 @@ def test_every_strategy_is_exported_or_refused_by_name():
 
 
 def test_basic_sleeps_only_when_it_is_told_to():
-    def pod_of(**settings):
-        _, deployment, _ = exported(Basic(), **settings)
+    def pod_of(strategy, **settings):
+        _, deployment, _ = exported(strategy, **settings)
         pod = deployment["spec"]["template"]["spec"]
         [container] = pod["containers"]
         return container.get("lifecycle"), pod["terminationGracePeriodSeconds"]
 
-    assert pod_of() == (None, 35)
+    assert pod_of(Basic()) == (None, 35)
     asleep = {"preStop": {"sleep": {"seconds": 15}}}
-    assert pod_of(pre_stop_s=15) == (asleep, 50)
+    assert pod_of(Basic(), pre_stop_s=15) == (asleep, 50)
+    for strategy in (Basic(), Rolling(2)):
+        assert pod_of(strategy, pre_stop_s=0) == (None, 35)

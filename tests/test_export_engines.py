@@ -687,6 +687,30 @@ def test_ray_serve_rolls_a_fifth_at_a_time(instances):
         exported(RAY, Rolling(instances, 1, at_once))
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_every_deployment_says_how_it_replaces_its_pods(case):
+    engine, strategy, settings = CASES[case]
+    for each in exported(engine, strategy, **settings):
+        if each["kind"] == "Deployment":
+            assert "minReadySeconds" in each["spec"]
+            how = each["spec"]["strategy"]
+            assert how["rollingUpdate"].keys() == {"maxSurge", "maxUnavailable"}
+            if engine in (FLAGGER, GATEWAY):  # they move traffic, and keep capacity
+                assert how["rollingUpdate"]["maxUnavailable"] == 0
+
+
+def test_a_basic_service_does_not_prolong_its_outage():
+    def predictor(**settings: object) -> dict:
+        [service] = exported(KSERVE, Basic(), **settings)
+        return service["spec"]["predictor"]
+
+    assert predictor()["terminationGracePeriodSeconds"] == 35
+    assert "lifecycle" not in predictor()["containers"][0]
+    told = predictor(pod=export.Pod(pre_stop_s=15))
+    assert told["terminationGracePeriodSeconds"] == 50
+    assert "lifecycle" in told["containers"][0]
+
+
 def test_an_engines_own_rules_come_out_as_they_went_in():
     [metric] = metric_of("argo as argo has it")
     assert (metric["failureLimit"], metric["consecutiveErrorLimit"]) == (0, 4)
@@ -723,6 +747,15 @@ REFUSED = [
     ),
     (ARGO, BlueGreen(60, (), before=(GATE,)), {}, r"sends_preview=True.*flagger"),
     (ARGO, BlueGreen(30, (GATE,)), {}, r"keep_s is 30 s, and a window"),
+    (
+        ARGO,
+        BlueGreen(0, (), before=(GATE,)),
+        {
+            "sends_preview": True,
+            "pod": export.Pod(start_limit_s=30, progress_deadline_s=60),
+        },
+        r"takes 60 s, and after progress_deadline_s=60 Argo gives up",
+    ),
     (ARGO, Rolling(4, gates=(GATE,)), {}, r"The nearest is a Canary"),
     (ARGO, Rolling(4), {"instances": 3}, r"contradicts it"),
     (FLAGGER, Basic(), {}, r"Deployment of the type Recreate"),
@@ -780,6 +813,7 @@ REFUSED = [
     (KSERVE, Canary((0.005,), 60, ()), {}, r"whole percentage"),
     (KSERVE, Canary((0.5,), 60, (), sticky=True), {}, r"match of a header"),
     (KSERVE, Rolling(4), {"serverless": True}, r"no Rolling.*Standard mode"),
+    (KSERVE, Rolling(4, min_ready_s=5), {}, r"a Deployment waits for min_ready_s"),
     (KSERVE, Rolling(4), {"share": 0.5}, r"Rolling has no share"),
     (KSERVE, Rolling(4), {"instances": 3}, r"contradicts it"),
     (RAY, Basic(), {}, r"a Deployment|A Deployment"),

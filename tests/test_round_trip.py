@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
-from deploylab.lint import lint
+from deploylab.lint import World, lint
 from deploylab.rollout import export
 from deploylab.rollout.judges import Threshold
 from deploylab.rollout.model import Gate
@@ -99,3 +100,29 @@ def test_flagger_is_read_and_computed():
     assert 0 < found.healthy.aborted < found.bad.aborted <= 1
     # The weight stands for one interval more than there are failures allowed.
     assert found.bad.exposed > 0
+
+
+@pytest.mark.parametrize("failures", range(4))
+def test_the_seconds_in_a_flagger_manifest_are_those_that_the_linter_computes(failures):
+    """Of a version that fails every request, at two requests a second of its own."""
+    gate = Gate("errors", Threshold(0.01, failures=failures, window_s=60))
+    text = export.flagger(
+        Canary((0.1,), 60.0, (gate,)), VERSIONS, name="phishing", gateway="shop"
+    )
+    world = World(requests_per_s=20, bad=1.0)
+    [found] = lint(["-"], world, stdin=text.encode()).gates
+    said_s = re.search(r"reaches the threshold: (\d+) s", text)
+    assert found.bad.exposed == pytest.approx(2 * int(said_s[1]))
+    assert int(said_s[1]) == 60 * (failures + 2)
+
+
+@pytest.mark.parametrize("engine", ["argo-rollouts", "flagger"])
+def test_the_linter_has_nothing_against_what_is_exported(engine: str):
+    """At a rate that fills the windows; the exporter chooses no limits."""
+    strategy = Canary((0.1, 0.5), 60.0, (ERRORS,))
+    text = export.to_manifests(
+        strategy, VERSIONS, engine=engine, name="phishing", gateway="shop"
+    )
+    report = lint(["-"], World(requests_per_s=200), stdin=text.encode())
+    assert report.findings == []
+    assert report.unreadable == []

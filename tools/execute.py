@@ -88,7 +88,7 @@ def execute_pages(
     cache: bool,
     report: Callable[[Execution], None],
 ) -> list[Execution]:
-    """Execute pages, ``jobs`` at a time, then those that run alone, one by one.
+    """Execute pages, ``jobs`` at a time; the others pause while a cell runs alone.
 
     ``build`` marks every process started. Without ``cache`` nothing is read from
     ``_build/executed/`` or written there. Each result is reported as it comes; all
@@ -103,34 +103,98 @@ def execute_pages(
         warm_fonts()
     # The longest first, or the last one would run with nobody beside it.
     waiting.sort(key=lambda page: -page.weight)
-    together = [page for page in waiting if not page.is_alone]
-    alone = [page for page in waiting if page.is_alone]
     stop = threading.Event()
+    turns = Turns()
 
     def run(page: Page) -> Execution:
         if stop.is_set():
             return Execution(page, page.notebook)
-        return execute_page(page, build=build, timeout_s=timeout_s)
+        return execute_page(page, build=build, timeout_s=timeout_s, turns=turns)
 
-    for group, workers in ((together, jobs), (alone, 1)):
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                for future in as_completed([pool.submit(run, p) for p in group]):
-                    result = future.result()
-                    if cache and not result.findings:
-                        save(result)
-                    report(result)
-                    results.append(result)
-            except BaseException:
-                # Kernels sit in sessions of their own: Ctrl-C did not reach them.
-                stop.set()
-                end(marked(BUILD_MARK, build), grace_s=0)
-                raise
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            for future in as_completed([pool.submit(run, page) for page in waiting]):
+                result = future.result()
+                if cache and not result.findings:
+                    save(result)
+                report(result)
+                results.append(result)
+        except BaseException:
+            # Kernels sit in sessions of their own: Ctrl-C did not reach them.
+            stop.set()
+            end(marked(BUILD_MARK, build), grace_s=0)
+            raise
     return results
 
 
-def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
+class Turns:
+    """Lets pages run side by side, and a cell that is tagged ``alone`` by itself.
+
+    A page has a turn from its kernel's start to its end, and gives it back between
+    two cells: there it waits if another page has, or waits for, the turn alone.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._sharing = 0
+        self._is_taken = False  # by one alone
+        self._waiting = 0  # for a turn alone
+
+    def take(self, alone: bool) -> None:
+        """Wait for a turn; alone, until every other page stands between two cells."""
+        with self._changed:
+            if alone:
+                self._waiting += 1
+                self._changed.wait_for(lambda: not (self._sharing or self._is_taken))
+                self._waiting -= 1
+                self._is_taken = True
+            else:
+                self._changed.wait_for(lambda: not (self._waiting or self._is_taken))
+                self._sharing += 1
+
+    def give(self, alone: bool) -> None:
+        """Hand a turn back, as it was taken."""
+        with self._changed:
+            if alone:
+                self._is_taken = False
+            else:
+                self._sharing -= 1
+            self._changed.notify_all()
+
+
+@contextmanager
+def turn_of(page: Page, turns: Turns | None) -> Iterator[Callable[[int], None]]:
+    """Have a turn while a page runs; what it yields is called before each cell."""
+    if turns is None:  # a page by itself
+        yield lambda cell_index: None
+        return
+    alone = {cell.index: "alone" in cell.tags for cell in page.cells}
+    held = False
+
+    def change(cell_index: int) -> None:
+        nonlocal held
+        turns.give(held)
+        held = alone[cell_index]
+        turns.take(held)
+
+    turns.take(held)
+    try:
+        yield change
+    finally:
+        turns.give(held)
+
+
+def execute_page(
+    page: Page, *, build: str, timeout_s: int, turns: Turns | None = None
+) -> Execution:
     """Execute one page in a fresh kernel, with the root as working directory."""
+    with turn_of(page, turns) as change:
+        return _execute_page(page, change, build=build, timeout_s=timeout_s)
+
+
+def _execute_page(
+    page: Page, change: Callable[[int], None], *, build: str, timeout_s: int
+) -> Execution:
     started = time.monotonic()
     notebook = nbformat.from_dict(page.notebook)
     # Taken now: a helper saved while the page runs makes this run stale.
@@ -139,9 +203,10 @@ def execute_page(page: Page, *, build: str, timeout_s: int) -> Execution:
     running = 0  # index of the cell at work
     started_here: set[psutil.Process] = set()
 
-    def before_cell(cell: NotebookNode, cell_index: int) -> None:
+    async def before_cell(cell: NotebookNode, cell_index: int) -> None:
         nonlocal running
         running = cell_index
+        await asyncio.to_thread(change, cell_index)
 
     def after_cell(**reply: object) -> None:
         # Finds children that were given another environment, and so carry no mark.

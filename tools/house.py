@@ -27,8 +27,8 @@ MAX_CLAIM_LINES = 3
 # Any other tag is taken for a slip of the pen: `remove-cel` would show the cell.
 TAGS = {
     "live": "outputs may differ between runs",
-    "alone": "compares times, or would hold a pause against a version: nothing else is "
-    "executed beside the page",
+    "alone": "compares times, or would hold a pause against a version: no cell of "
+    "another page is executed beside it",
     "claim": "a hidden check of what the prose says",
     "glue": "hands numbers to the prose",
     "remove-cell": "not shown; only for claims and glue",

@@ -149,11 +149,6 @@ class Page:
         lines = sum(len(cell.source.splitlines()) for cell in self.cells)
         return lines + 20 * sum("live" in cell.tags for cell in self.cells)
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether a cell is tagged ``alone``, and another page would disturb it."""
-        return any("alone" in cell.tags for cell in self.cells)
-
     @cached_property
     def parts(self) -> list[Directive | Role]:
         """Every directive and role on the page, at any depth."""

@@ -663,8 +663,9 @@ def source_digest(source: str) -> str:
 
 def shown_call(function: Any, args: tuple, kwargs: dict[str, Any]) -> str:
     """The call as one would type it, with long values shortened."""
-    shown = [show(value, 60) for value in args]
-    shown += [f"{name}={show(value, 60)}" for name, value in kwargs.items()]
+    room = max(60, 240 // max(1, len(args) + len(kwargs)))  # characters for each
+    shown = [show(value, room) for value in args]
+    shown += [f"{name}={show(value, room)}" for name, value in kwargs.items()]
     return f"{_name(function)}({', '.join(shown)})"
 
 

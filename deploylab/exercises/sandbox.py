@@ -202,6 +202,7 @@ def _work(work: Work, writing: int, folder: str, memory_bytes: int | None) -> No
             os.dup2(nothing, fd)
         builtins.input = _no_input
         if memory_bytes is not None:
+            _use_little_address_space()
             size = psutil.Process().memory_info().vms + memory_bytes
             resource.setrlimit(resource.RLIMIT_AS, (size, size))
         with _no_output():
@@ -209,6 +210,13 @@ def _work(work: Work, writing: int, folder: str, memory_bytes: int | None) -> No
         _send(writing, {"result": result})
     finally:
         os._exit(0)
+
+
+def _use_little_address_space() -> None:
+    """Let pandas' texts take what they need: Arrow's own pool reserves a gigabyte."""
+    os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # if it is imported from now on
+    if arrow := sys.modules.get("pyarrow"):
+        arrow.set_memory_pool(arrow.system_memory_pool())
 
 
 def _no_input(*args: object) -> str:

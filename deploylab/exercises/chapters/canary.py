@@ -1042,6 +1042,174 @@ def users_hurt(t: Trial) -> None:
     t.good("also for none, one and many requests, and for nobody and everybody")
 
 
+def _same_pair(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return all(abs(a - b) <= 1e-9 for a, b in zip(one, other, strict=True))
+
+
+@exercise(
+    hints={
+        "*": [
+            "Write the windows down one below the other, and beside each what the "
+            "engine does at its end.",
+            "For each engine: after how many failed windows is it decided, and at the "
+            "end of which window is it done?",
+            "1 the number for Argo Rollouts, and that many windows; 2 the number for "
+            "Flagger, at least one, and one window more.",
+        ],
+        "argo-allows": ["Is 3 *more* than 3?"],
+        "flagger-reaches": ["Is 3 *as many as* 3?"],
+        "acts-late": [
+            "At the end of the third window the third check fails. When does Flagger "
+            "look at the count again?"
+        ],
+        "zero-threshold": ["What does Flagger take a threshold of 0 for?"],
+    },
+    not_checked="Windows that do not all fail: a version that fails half of them has "
+    "users for longer, and the linter computes how long.",
+    notice="From 1 on, the same number in both files lets a bad version have users for "
+    "the same time; yet Argo Rollouts bears one failed window more than Flagger.",
+    wrong=[
+        Wrong(
+            "as the sentence in the documentation",
+            "argo-allows",
+            patch=(("return limit + 1, (limit + 1) *", "return limit, limit *"),),
+        ),
+        Wrong(
+            "one rule for both",
+            "flagger-reaches",
+            source="""
+            def until_back(engine, limit, interval_s):
+                return limit + 1, (limit + 1) * interval_s
+            """,
+        ),
+        Wrong(
+            "goes back at once",
+            "acts-late",
+            patch=(("(failed + 1) * interval_s", "failed * interval_s"),),
+        ),
+        Wrong(
+            "none is none",
+            "zero-threshold",
+            patch=(("max(limit, 1)", "limit"),),
+        ),
+        Wrong(
+            "seconds first",
+            "swapped",
+            source="""
+            def until_back(engine, limit, interval_s):
+                if engine == "argo":
+                    return (limit + 1) * interval_s, limit + 1
+                failed = max(limit, 1)
+                return (failed + 1) * interval_s, failed
+            """,
+        ),
+        Wrong(
+            "first look at once",
+            "differs",
+            patch=(("return limit + 1, (limit + 1) *", "return limit + 1, limit *"),),
+        ),
+        Wrong(
+            "never more than five",
+            "differs",
+            patch=(("max(limit, 1)", "min(max(limit, 1), 5)"),),
+        ),
+    ],
+    also_right=[
+        Right(
+            "tick by tick",
+            source="""
+            def until_back(engine, limit, interval_s):
+                now_s = failed = 0
+                while True:
+                    now_s += interval_s
+                    if engine == "flagger" and failed >= max(1, limit):
+                        return failed, now_s
+                    failed += 1
+                    if engine == "argo" and failed > limit:
+                        return failed, now_s
+            """,
+        ),
+        Right(
+            "with a table",
+            source="""
+            def until_back(engine, limit, interval_s):
+                failed = {"argo": limit + 1, "flagger": limit or 1}[engine]
+                windows = failed + (engine == "flagger")
+                return [failed, windows * interval_s]
+            """,
+        ),
+    ],
+)
+def read_gate(t: Trial) -> None:
+    """How many windows must fail, and how long that takes, in two engines."""
+    value = t.call("argo", 3, 60, gives="pair")
+    t.need(
+        not _same_pair(value, (240, 4)),
+        "swapped",
+        f"{t.said}.",
+        "The caller takes the first number for windows.",
+        "Return the windows first, then the seconds.",
+    )
+    t.need(
+        value[0] != 3,
+        "argo-allows",
+        f"{t.said}: three windows have failed, and three are allowed.",
+        "The fourth is the one that ends it; until then a bad version has users.",
+        "Argo Rollouts goes back when *more* have failed than `failureLimit`.",
+    )
+    _need_pair(t, value, (4, 240))
+    _need_pair(t, t.call("argo", 0, 30, gives="pair"), (1, 30))
+    t.good("Argo Rollouts: `failureLimit` windows may fail, and the next one ends it")
+    value = t.call("flagger", 3, 60, gives="pair")
+    t.need(
+        value[0] != 4,
+        "flagger-reaches",
+        f"{t.said}: that is the rule of Argo Rollouts.",
+        "A limit that was copied from one file to the other means something else "
+        "there.",
+        "Flagger goes back when *as many* have failed as `threshold`.",
+    )
+    t.need(
+        value[1] != 180,
+        "acts-late",
+        f"{t.said}: the third check fails after 180 s.",
+        "Flagger looks at the count before it makes a check, so all that time and one "
+        "interval more the version has users.",
+        "Add the interval after the check that failed.",
+    )
+    _need_pair(t, value, (3, 240))
+    value = t.call("flagger", 0, 60, gives="pair")
+    t.need(
+        _same_pair(value, (1, 120)),
+        "zero-threshold",
+        f"{t.said}; it is `(1, 120)`.",
+        "No check has failed yet, and by your rule it has gone back already.",
+        "Take a `threshold` of 0 for 1, as Flagger does.",
+    )
+    t.good("Flagger: the check that reaches `threshold` ends it, one interval later")
+    for limit in (0, 1, 2, 5, 12):
+        for interval_s in (10, 60, 300):
+            failed = limit + 1
+            right = (failed, failed * interval_s)
+            _need_pair(t, t.call("argo", limit, interval_s, gives="pair"), right)
+            failed = max(limit, 1)
+            right = (failed, (failed + 1) * interval_s)
+            _need_pair(t, t.call("flagger", limit, interval_s, gives="pair"), right)
+    t.good("for limits from 0 to 12 and intervals from 10 s to five minutes")
+
+
+def _need_pair(
+    t: Trial, value: tuple[float, float], right: tuple[float, float]
+) -> None:
+    t.need(
+        _same_pair(value, right),
+        "differs",
+        f"{t.said}; it is `{right}`.",
+        "",
+        "Write the windows of this case down, one below the other, and count.",
+    )
+
+
 #: What the page gives for `operate_canary`.
 LIVE_SHARES = (0.2, 0.5)
 

@@ -93,7 +93,8 @@ def argo_rollouts(
     prePromotionAnalysis, the others its postPromotionAnalysis; the old side is kept
     until that is over and for the rest of ``keep_s``, at least 30 s. Nothing in Argo
     sends the requests of a preview: something else must, which ``sends_preview=True``
-    states.
+    states. While it is judged nothing makes progress (``rollout/sync.go``,
+    ``isIndefiniteStep``), so it must be over before ``progress_deadline_s`` is.
 
     ``Rolling`` without gates becomes a canary without steps, with both limits written
     out, because the documentation of Argo disagrees with itself on their defaults.
@@ -131,6 +132,7 @@ def argo_rollouts(
         how, objects = _canary(plan, strategy, gateway, background)
     elif isinstance(strategy, BlueGreen):
         how, objects = _blue_green(plan, strategy, sends_preview)
+        _check_preview(plan.wanted(strategy.before), pod)
     else:
         how, objects = _rolling(plan, strategy)
     labels = {"app.kubernetes.io/name": name}
@@ -351,6 +353,16 @@ def _blue_green(
     how["abortScaleDownDelaySeconds"] = SCALE_DOWN_S
     services = [plan.service("active"), plan.service("preview")]
     return {"blueGreen": how}, [*objects, *services]
+
+
+def _check_preview(before: tuple[Gate, ...], pod: Pod) -> None:
+    longest_s = max((window_s(gate) for gate in before), default=0)
+    if longest_s >= pod.progress_deadline_s:
+        raise ValueError(
+            f"a gate before the switch takes {longest_s} s, and after "
+            f"progress_deadline_s={pod.progress_deadline_s} Argo gives up what makes "
+            "no progress. Give Pod(progress_deadline_s=...) more, or the gate less."
+        )
 
 
 def _rolling(

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 
 from deploylab.rollout.export.pods import (
     LIMITS,
-    PRE_STOP_S,
     REQUESTS,
     CannotExport,
     Pod,
     check_name,
     check_numbers,
     metadata,
+    pre_stop_of,
     service,
     to_yaml,
 )
@@ -101,15 +101,13 @@ def kubernetes(
     ``graceful_timeout``, 30 s unless set). The grace period of the pod counts from the
     beginning of the sleep, so it is the sum of the two. Unless ``pre_stop_s`` is given,
     it is 5 s, and ``Basic`` does not sleep: its new instances start when the old ones
-    have ended, and the outage would be longer.
+    have ended, and the outage would be longer. 0 is no sleep.
     """
     instances, settle_s, how = _manner(strategy, instances, drop_gates)
     check_name(name)
     check_numbers(instances=instances)
     if pre_stop_s is None:
-        pre_stop_s = 0 if isinstance(strategy, Basic) else PRE_STOP_S
-    else:
-        check_numbers(pre_stop_s=pre_stop_s)
+        pre_stop_s = pre_stop_of(strategy)
     pod = Pod(
         port=port,
         ready_path=ready_path,

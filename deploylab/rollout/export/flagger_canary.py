@@ -11,6 +11,7 @@ from deploylab.rollout.export.pods import (
     Versions,
     check_name,
     check_numbers,
+    gently,
     metadata,
     to_yaml,
 )
@@ -67,6 +68,10 @@ def flagger(
     check: a bad version has traffic for ``(threshold + 1)`` intervals, and not for the
     ``interval * threshold`` of the documentation. The manifest says so in its head.
 
+    To promote, Flagger copies the Deployment over the primary, limits and all
+    (``pkg/canary/deployment_controller.go``, ``Promote``), which then rolls while it
+    has users: so both limits are written out, and none of its instances may be missing.
+
     What Flagger does otherwise, and cannot be told not to: a metric without a value is
     a failed check; a failed check keeps a stage for one more interval; and there is one
     count of failed checks for all metrics. So several gates are exported only if none
@@ -77,7 +82,8 @@ def flagger(
     load tester at ``load_url`` and judged, the switch follows, and after one interval
     of users' traffic, which is ``keep_s``, the same metrics are asked again. ``Shadow``
     becomes iterations with a mirror of all requests, and a hook of the load tester that
-    holds the promotion back, since nothing is to be released. ``AB`` becomes a match of
+    holds the promotion back, since nothing is to be released; the mirror then goes on
+    until somebody ends it. ``AB`` becomes a match of
     a header; what the gate that decides says, the service at ``decide_url`` must say:
     ``/successful`` answers 200 to promote, ``/failed`` answers 200 to go back, and any
     other status means not yet. Raises CannotExport for the other strategies and for
@@ -114,6 +120,8 @@ def flagger(
         "spec": {
             "replicas": instances,
             "selector": {"matchLabels": dict(labels)},
+            "strategy": gently(),
+            "minReadySeconds": 0,
             "progressDeadlineSeconds": pod.progress_deadline_s,
             "template": pod.template(versions.candidate, labels),
         },

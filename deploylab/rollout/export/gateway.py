@@ -11,6 +11,7 @@ from deploylab.rollout.export.pods import (
     Versions,
     check_name,
     check_numbers,
+    gently,
     metadata,
     service,
     to_yaml,
@@ -102,6 +103,8 @@ def both(
             "spec": {
                 "replicas": instances,
                 "selector": {"matchLabels": dict(labels)},
+                "strategy": gently(),
+                "minReadySeconds": 0,
                 "progressDeadlineSeconds": pod.progress_deadline_s,
                 "template": pod.template(image, labels),
             },

@@ -14,6 +14,8 @@ from decimal import Decimal
 
 import yaml
 
+from deploylab.rollout.strategies import Basic, Strategy
+
 #: What one instance asks for, and may have. Memory is limited to what was asked for, so
 #: the node does not promise it twice; CPU is not limited, because that would throttle
 #: the server in the middle of an answer while the node has time to spare.
@@ -185,6 +187,24 @@ def service(
             "ports": [{"name": "http", "port": 80, "targetPort": "http"}],
         },
     }
+
+
+def gently() -> dict[str, object]:
+    """How a Deployment replaces its pods where something else moves the traffic.
+
+    None is taken away before another is ready: they have users while that happens.
+    Written out, because the default takes a quarter of them away.
+    """
+    limits = {"maxSurge": "25%", "maxUnavailable": 0}
+    return {"type": "RollingUpdate", "rollingUpdate": limits}
+
+
+def pre_stop_of(strategy: Strategy) -> int:
+    """How long the pods of a strategy serve on, unless somebody says so.
+
+    Those of ``Basic`` do not: the new ones wait until they have ended.
+    """
+    return 0 if isinstance(strategy, Basic) else PRE_STOP_S
 
 
 def _probe(path: str, **settings: int) -> dict[str, object]:

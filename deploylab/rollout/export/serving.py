@@ -12,6 +12,7 @@ from deploylab.rollout.export.pods import (
     check_name,
     check_numbers,
     metadata,
+    pre_stop_of,
     to_yaml,
 )
 from deploylab.rollout.export.queries import percent
@@ -91,9 +92,10 @@ def kserve(
     candidate; the stable version is the revision that had all traffic last, as KServe
     remembers it, so it is not in the file. ``BlueGreen`` is the same with a share of 0
     or 1. ``Rolling`` becomes the deploymentStrategy of the Standard mode with both
-    limits written out, ``Basic`` its type Recreate. Raises CannotExport for the other
-    strategies and for shares that are no whole percentage; ValueError for what the API
-    server would refuse.
+    limits written out, ``Basic`` its type Recreate; the time that its gates watch goes
+    with them. Raises CannotExport for the other strategies, for shares that are no
+    whole percentage and for ``min_ready_s``, which has no field there; ValueError for
+    what the API server would refuse.
 
     versions: the two images. name: of the service. share: the candidate's, for
     ``Canary`` one of its shares, 0 or 1, at first its first; for ``BlueGreen`` 0 or 1,
@@ -113,7 +115,12 @@ def kserve(
             )
         instances = strategy.instances
     instances = 1 if instances is None else instances
-    pod = pod or Pod()
+    if isinstance(strategy, Rolling) and strategy.min_ready_s:
+        raise CannotExport(
+            "KServe goes on as soon as an instance is ready; a Deployment waits for "
+            "min_ready_s (kubernetes)."
+        )
+    pod = pod or Pod(pre_stop_s=pre_stop_of(strategy))
     check_name(f"{name}-candidate-predictor")
     check_numbers(instances=instances)
     moved = isinstance(strategy, BlueGreen | Canary)
