@@ -92,9 +92,11 @@ class Follower(threading.Thread):
         meant = self.reader.pointers()
         self.seen = meant.sequence
         at = self.live.sequence if self.live else 0
-        waits = time.monotonic() < self.refused_s + AGAIN_S
-        if meant.sequence <= at or (meant.sequence <= self.refused[0] and waits):
-            return  # nothing new, or known to be bad
+        bad = meant.sequence <= self.refused[0]  # all of it, or the candidate
+        if bad and time.monotonic() < self.refused_s + AGAIN_S:
+            return  # known to be bad, and not mended so soon
+        if meant.sequence <= at and not (bad and self.refused[0] == at):
+            return  # nothing new
         self.refused = (0, "")
         try:
             new = self.prepare(meant)
