@@ -272,6 +272,24 @@ def test_a_candidate_that_was_mended_is_taken_after_a_while(truth, built, follow
 
 
 @pytest.mark.slow
+def test_a_left_out_candidate_is_no_way_to_an_older_move(
+    truth, built, follower, monkeypatch
+):
+    follower.look()  # nothing is meant yet
+    assert (follower.live, follower.refused) == (None, (0, ""))
+    truth.set_alias("champion", truth.publish(built["v1"]), "ana")
+    truth.set_alias("candidate", truth.publish(built["v3-contract"]), "eve")
+    follower.look()
+    live, meant = follower.live, truth.pointers()
+    assert follower.refused[0] == live.sequence == meant.sequence
+    older = replace(meant, sequence=meant.sequence - 1)
+    monkeypatch.setattr(follower.reader, "pointers", lambda: older)
+    follower.refused_s -= swapping_service.AGAIN_S
+    follower.look()
+    assert follower.live is live
+
+
+@pytest.mark.slow
 def test_what_was_mended_in_place_is_taken_after_a_while(truth, built, follower):
     number = truth.publish(built["v1"])
     truth.set_alias("champion", number, "ana")

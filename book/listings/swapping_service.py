@@ -92,10 +92,11 @@ class Follower(threading.Thread):
         meant = self.reader.pointers()
         self.seen = meant.sequence
         at = self.live.sequence if self.live else 0
-        bad = meant.sequence <= self.refused[0]  # all of it, or the candidate
-        if bad and time.monotonic() < self.refused_s + AGAIN_S:
-            return  # known to be bad, and not mended so soon
-        if meant.sequence <= at and not (bad and self.refused[0] == at):
+        refused, why = self.refused
+        if meant.sequence <= refused and time.monotonic() < self.refused_s + AGAIN_S:
+            return  # known to be bad
+        left_out = why and meant.sequence == refused  # if live: only the candidate
+        if meant.sequence < at or (meant.sequence == at and not left_out):
             return  # nothing new
         self.refused = (0, "")
         try:
