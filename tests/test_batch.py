@@ -379,7 +379,7 @@ def test_the_program_says_what_is_wrong_and_fails(models, tmp_path):
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_on_ray_the_name_means_complete_too(older, tmp_path, monkeypatch):
+def test_on_ray_the_name_means_complete_too(older, models, tmp_path, monkeypatch):
     """With a Ray that writes two files, and is killed after the first."""
     written, target = [], tmp_path / "scores"
 
@@ -395,7 +395,8 @@ def test_on_ray_the_name_means_complete_too(older, tmp_path, monkeypatch):
     ray.data.read_parquet().map_batches().write_parquet.side_effect = write
     monkeypatch.setitem(sys.modules, "ray", ray)
     source = write_rows(tmp_path / "in.parquet", 10)
-    monkeypatch.setattr(sys, "argv", ["score.py", "model", str(source), str(target)])
+    model = artifacts.read(models["v1"]).file
+    monkeypatch.setattr(sys, "argv", ["score.py", *map(str, (model, source, target))])
     if older:
         target.mkdir()
         (target / "old.parquet").write_text("0")
@@ -408,6 +409,26 @@ def test_on_ray_the_name_means_complete_too(older, tmp_path, monkeypatch):
     runpy.run_path(script, run_name="__main__")
     assert [path.read_text() for path in sorted(target.iterdir())] == ["0", "1"]
     assert visible(tmp_path) == {"in.parquet", "scores"}
+
+
+def test_on_ray_the_features_are_taken_by_name(models, tmp_path, monkeypatch):
+    """Whatever the order of the table's columns, and whatever else it holds."""
+    ray, target = MagicMock(__version__="0"), tmp_path / "scores"
+    table = ray.data.read_parquet()
+    table.map_batches().write_parquet.side_effect = lambda path: Path(path).mkdir()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    source = write_rows(tmp_path / "in.parquet", 10)
+    scorer = artifacts.load(models["v2"])
+    model = scorer.artifact.file
+    monkeypatch.setattr(sys, "argv", ["score.py", *map(str, (model, source, target))])
+    script = str(ROOT / "extras" / "ray" / "score.py")
+    kept = runpy.run_path(script, run_name="__main__")
+    given = table.map_batches.call_args.kwargs["fn_constructor_args"]
+    rows = pq.read_table(source, columns=NAMES).to_pandas()
+    batch = {name: rows[name].to_numpy() for name in sorted(NAMES)}
+    batch = {"id": np.arange(10), "shop": np.ones(10)} | batch
+    found = kept["Scorer"](*given)(batch)["probability"]
+    np.testing.assert_allclose(found, scorer.score(rows.to_numpy()), atol=1e-6)
 
 
 def test_the_records_of_the_engines_are_whole():

@@ -242,6 +242,54 @@ def test_a_bad_candidate_does_not_hold_up_the_champion(truth, built, follower):
 
 
 @pytest.mark.slow
+def test_a_candidate_that_was_mended_is_taken_after_a_while(truth, built, follower):
+    one, two = truth.publish(built["v1"]), truth.publish(built["v2"])
+    truth.set_alias("champion", one, "ana")
+    truth.set_alias("candidate", two, "ana")
+    truth.set_share(0.5, "ana")
+    file = artifacts.read(truth.published(two).folder).file
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-10])
+    follower.look()
+    live = follower.live
+    assert (live.champion.number, live.candidate) == (one, None)
+    follower.refused_s -= swapping_service.AGAIN_S
+    follower.look()  # not mended yet
+    assert follower.live.candidate is None
+    assert follower.refused[0] == live.sequence
+    file.write_bytes(whole)
+    follower.look()  # too soon
+    assert follower.live.candidate is None
+    follower.refused_s -= swapping_service.AGAIN_S
+    follower.look()
+    assert follower.live.candidate.number == two
+    assert follower.live.sequence == live.sequence
+    assert follower.live.champion is live.champion
+    assert follower.refused == (0, "")
+    again = follower.live
+    follower.look()
+    assert follower.live is again
+
+
+@pytest.mark.slow
+def test_a_left_out_candidate_is_no_way_to_an_older_move(
+    truth, built, follower, monkeypatch
+):
+    follower.look()  # nothing is meant yet
+    assert (follower.live, follower.refused) == (None, (0, ""))
+    truth.set_alias("champion", truth.publish(built["v1"]), "ana")
+    truth.set_alias("candidate", truth.publish(built["v3-contract"]), "eve")
+    follower.look()
+    live, meant = follower.live, truth.pointers()
+    assert follower.refused[0] == live.sequence == meant.sequence
+    older = replace(meant, sequence=meant.sequence - 1)
+    monkeypatch.setattr(follower.reader, "pointers", lambda: older)
+    follower.refused_s -= swapping_service.AGAIN_S
+    follower.look()
+    assert follower.live is live
+
+
+@pytest.mark.slow
 def test_what_was_mended_in_place_is_taken_after_a_while(truth, built, follower):
     number = truth.publish(built["v1"])
     truth.set_alias("champion", number, "ana")

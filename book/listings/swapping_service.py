@@ -92,9 +92,12 @@ class Follower(threading.Thread):
         meant = self.reader.pointers()
         self.seen = meant.sequence
         at = self.live.sequence if self.live else 0
-        waits = time.monotonic() < self.refused_s + AGAIN_S
-        if meant.sequence <= at or (meant.sequence <= self.refused[0] and waits):
-            return  # nothing new, or known to be bad
+        refused, why = self.refused
+        if meant.sequence <= refused and time.monotonic() < self.refused_s + AGAIN_S:
+            return  # known to be bad
+        left_out = why and meant.sequence == refused  # if live: only the candidate
+        if meant.sequence < at or (meant.sequence == at and not left_out):
+            return  # nothing new
         self.refused = (0, "")
         try:
             new = self.prepare(meant)

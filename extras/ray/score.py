@@ -2,6 +2,7 @@
 
     python score.py MODEL.onnx INPUT.parquet OUTPUT
 
+The features have the names, and the order, of the `manifest.json` beside the model.
 Prints JSON: `start_s` until Ray was up, `total_s` until OUTPUT, a folder of Parquet
 files, is written: it is complete or not there, and replaces an older one.
 """
@@ -27,9 +28,10 @@ ROWS = 20_000  # in a worker's memory at a time
 class Scorer:
     """Lives in a worker: the model is loaded once, and scores batch after batch."""
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, names: list[str]) -> None:
         import onnxruntime
 
+        self.names = names
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(
@@ -37,7 +39,7 @@ class Scorer:
         )
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        columns = [column for name, column in batch.items() if name != "id"]
+        columns = [batch[name] for name in self.names]
         rows = np.stack(columns, axis=1).astype(np.float32)
         scores = self.session.run(["probabilities"], {"features": rows})[0]
         return {"id": batch["id"], "probability": scores[:, 1].astype(np.float64)}
@@ -57,11 +59,13 @@ def main() -> None:
     )
     ray.data.DataContext.get_current().enable_progress_bars = False
     start_s = time.perf_counter() - began
+    with open(os.path.join(os.path.dirname(model), "manifest.json")) as file:
+        names = [one["name"] for one in json.load(file)["contract"]["features"]]
     groups = pq.read_metadata(source).num_row_groups
     table = ray.data.read_parquet(source, override_num_blocks=max(2, min(groups, 64)))
     scored = table.map_batches(
         Scorer,
-        fn_constructor_args=(model,),
+        fn_constructor_args=(model, names),
         batch_size=ROWS,
         compute=ray.data.ActorPoolStrategy(size=2),
     )

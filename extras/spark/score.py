@@ -41,8 +41,8 @@ def main() -> None:
     )
     start_s = time.perf_counter() - began
     table = spark.read.parquet(source)
-    names = [column for column in table.columns if column != "id"]
-    scored = table.select("id", score(*names).alias("probability"))
+    # Without arguments: the columns that the model's signature names, in its order.
+    scored = table.select("id", score().alias("probability"))
     scored.write.mode("overwrite").parquet(target)
     total_s = time.perf_counter() - began
     partitions = scored.rdd.getNumPartitions()

@@ -128,6 +128,11 @@ def _left(t: Trial, plan: dict[str, int], found: dict[str, Any]) -> list[str]:
             ),
         ),
         Wrong(
+            "sorts them by name",
+            "order",
+            patch=(("return [", "return sorted(["), ("!= rows]", "!= rows])")),
+        ),
+        Wrong(
             "gives the rows as well",
             "not-names",
             patch=(("[name for", "[(name, rows) for"),),
@@ -241,11 +246,18 @@ def left_to_do(t: Trial) -> None:
     for _ in range(5):
         plan = {f"p{n}": int(t.rng.integers(1, 99)) for n in t.rng.permutation(6)}
         found = {n: r for n, r in plan.items() if t.rng.random() < 0.5} | {"x": 3}
-        names = _left(t, plan, found)
+        names, expected = _left(t, plan, found), [n for n in plan if n not in found]
         t.need(
-            names == [n for n in plan if n not in found],
+            names == expected or sorted(names) != sorted(expected),
+            "order",
+            f"{t.said}; the plan's order is {show(expected)}.",
+            "The file that is put together has the rows in the order of the input.",
+            "Keep the order in which the plan names the parts.",
+        )
+        t.need(
+            names == expected,
             "off",
-            f"{t.said}.",
+            f"{t.said}, and {show(expected)} was expected.",
             "Each part of the plan is either there, whole, or left to do.",
             "Run this call by hand, and look at each part in turn.",
         )
@@ -296,13 +308,21 @@ order_batch = order(
         ),
     ],
     distractors={
-        "F": "Between that step and the rename a reader finds nothing at all, and a "
-        "rename replaces the old table in one step.",
+        "F": "The rename replaces the old table in one step. Deleted before it, there "
+        "is none for a while; deleted after it, it is tonight's table that goes, since "
+        "both have the same name.",
         "H": "The manifest is the sign that the table is complete. Readers who see it "
         "too early read a table that is not there.",
     },
     example="DEBGCA",
     others=[],
+    missed={
+        "A": (
+            "Readers are served without it, and every night leaves one more folder of "
+            "parts on the disk.",
+            "Ask what is still there when the manifest has been written.",
+        ),
+    },
     hints={
         "*": [
             "At each line, cut the power: what does a reader find, and what does the "
@@ -334,7 +354,8 @@ predict_wait = prediction(
     guesses=[
         Guess(
             float("-inf"), 0, "before-it-came",
-            "Nobody waits less than nothing.",
+            "More comes than goes, so there is a line, and nobody waits less than no "
+            "time.",
             "Count how many are in the queue when the last one comes.",
             plausible=False,
         ),
@@ -425,7 +446,7 @@ which_pattern = choice(
 
 #: The model that the check brings: it says what it was asked, waits, and can die.
 _MODEL = '''\
-"""A model that can be held, and that a text can crash."""
+"""A model that can be held, that a text can crash, and that can raise."""
 
 import os
 import time
@@ -438,10 +459,19 @@ def answer(text):
         file.write(text + "\\n")
     if text == "poison":
         os._exit(139)
-    while text == "held" and not os.path.exists(os.path.join(FOLDER, "go")):
+    if text == "unheard of":
+        raise ValueError("the model does not know this text")
+    go = os.path.join(FOLDER, text + ".go")
+    while text.startswith("held") and not os.path.exists(go):
         time.sleep(0.005)
     return text[::-1]
 '''
+
+
+#: A program may take so long from its start until it connects to the broker.
+START_S = 20
+#: A program that ends again and again is started so often while one thing is awaited.
+MOST_STARTS = 8
 
 
 class Bench:
@@ -456,8 +486,12 @@ class Bench:
         self.redis, self._url = redis, url
         self._process: subprocess.Popen | None = None
 
-    def start(self) -> None:
-        """Start the program; its messages go to a file."""
+    def start(self) -> bool:
+        """Start the program, and wait until it connects or ends; whether it connected.
+
+        Its messages go to a file.
+        """
+        known = self._clients()
         env = {key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
         with (self.folder / "log").open("w") as log:
             self._process = subprocess.Popen(
@@ -467,6 +501,16 @@ class Bench:
                 stdout=log,
                 stderr=log,
             )
+        end = time.monotonic() + START_S
+        while not (connected := bool(self._clients() - known)):
+            if self.died() or time.monotonic() > end:
+                break
+            time.sleep(0.005)
+        return connected
+
+    def _clients(self) -> set[str]:
+        """The broker's names for its connections; none is given twice."""
+        return {client["id"] for client in self.redis.client_list()}
 
     def kill(self) -> None:
         """End it at once."""
@@ -485,13 +529,20 @@ class Bench:
         return live.last_words((self.folder / "log").read_text())
 
     def until(self, condition: Any, timeout_s: float = 6, revive: bool = False) -> bool:
-        """Wait until something holds; whether it came. ``revive`` restarts the dead."""
-        end = time.monotonic() + timeout_s
+        """Wait until something holds; whether it came. ``revive`` restarts the dead.
+
+        The time that a program needs to start does not count.
+        """
+        end, starts = time.monotonic() + timeout_s, 0
         while not condition():
-            if time.monotonic() > end or (self.died() and not revive):
+            gone = self.died() and (not revive or starts == MOST_STARTS)
+            if time.monotonic() > end or gone:
                 return bool(condition())
             if self.died():
+                began = time.monotonic()
                 self.start()
+                end += time.monotonic() - began
+                starts += 1
             time.sleep(0.005)
         return True
 
@@ -502,6 +553,14 @@ class Bench:
     def result(self, id: str) -> str | None:
         """The answer under an id."""
         return self.redis.hget("results", id)
+
+    def dead(self) -> list[str | None]:
+        """The ids of what was set aside."""
+        return [fields.get("id") for _, fields in self.redis.xrange("dead")]
+
+    def let_go(self, text: str) -> None:
+        """Let the model answer a text on which it is held."""
+        (self.folder / f"{text}.go").touch()
 
     def pending(self) -> int:
         """Messages that were taken and are not acknowledged."""
@@ -523,7 +582,6 @@ def bench(program: Path) -> Iterator[Bench]:
         made = Bench(program, redis, running.url)
         try:
             redis.xgroup_create("work", "workers", id="0", mkstream=True)
-            made.start()
             yield made
         finally:
             made.kill()
@@ -533,7 +591,7 @@ def bench(program: Path) -> Iterator[Bench]:
 @exercise(
     "program",
     live=True,
-    limit_s=40,
+    limit_s=240,
     memory_bytes=None,
     starting="9949a2e45be8dac0",
     hints={
@@ -549,6 +607,13 @@ def bench(program: Path) -> Iterator[Bench]:
         ],
         "orphan-left": [
             "`>` gives new messages only. Which command gives those of the dead?"
+        ],
+        "claimed-once": [
+            "At which moments does your program ask for what others have left?"
+        ],
+        "acked-before-written": [
+            "Where is the message when the acknowledgement has been sent, and the "
+            "answer has not?"
         ],
         "poison-for-ever": [
             "`times_delivered` counts each time that the message was handed out, also "
@@ -591,6 +656,46 @@ def bench(program: Path) -> Iterator[Bench]:
                     'orphans = queue.xautoclaim("work", "workers", "me", 200, count=1)'
                     "[1]",
                     "orphans = []",
+                ),
+            ),
+        ),
+        Wrong(
+            "claims once, at its start",
+            "claimed-once",
+            patch=(
+                (
+                    "while True:\n"
+                    "    orphans = queue.xautoclaim("
+                    '"work", "workers", "me", 200, count=1)[1]\n',
+                    "import time\ntime.sleep(0.3)\n"
+                    'old = queue.xautoclaim("work", "workers", "me", 200)[1]\n'
+                    "while True:\n    orphans, old = old, []\n",
+                ),
+            ),
+        ),
+        Wrong(
+            "acknowledges between the answer and its writing",
+            "acked-before-written",
+            patch=(
+                (
+                    '            queue.hset("results", fields["id"], answer)\n',
+                    '            queue.xack("work", "workers", message)\n'
+                    '            queue.hset("results", fields["id"], answer)\n',
+                ),
+            ),
+        ),
+        Wrong(
+            "catches everything, and acknowledges",
+            "raised-dropped",
+            patch=(
+                (
+                    '            answer = model_step.answer(fields["text"])\n'
+                    '            queue.hset("results", fields["id"], answer)\n',
+                    "            try:\n"
+                    '                answer = model_step.answer(fields["text"])\n'
+                    '                queue.hset("results", fields["id"], answer)\n'
+                    "            except Exception:\n"
+                    "                pass\n",
                 ),
             ),
         ),
@@ -660,6 +765,37 @@ def bench(program: Path) -> Iterator[Bench]:
             ),
         ),
         Right(
+            "sets aside at once what makes the model raise",
+            patch=(
+                (
+                    '            answer = model_step.answer(fields["text"])\n'
+                    '            queue.hset("results", fields["id"], answer)\n',
+                    "            try:\n"
+                    '                answer = model_step.answer(fields["text"])\n'
+                    "            except ValueError:\n"
+                    '                queue.xadd("dead", {"id": fields["id"]})\n'
+                    "            else:\n"
+                    '                queue.hset("results", fields["id"], answer)\n',
+                ),
+            ),
+        ),
+        Right(
+            "leaves pending what makes the model raise",
+            patch=(
+                (
+                    '            answer = model_step.answer(fields["text"])\n',
+                    "            try:\n"
+                    '                answer = model_step.answer(fields["text"])\n'
+                    "            except Exception:\n"
+                    "                continue\n",
+                ),
+            ),
+        ),
+        Right(
+            "starts slowly",
+            patch=(("import os\n", "import os\nimport time\n\ntime.sleep(4.5)\n"),),
+        ),
+        Right(
             "keeps the first answer, and deletes what is done",
             patch=(
                 ("queue.hset(", "queue.hsetnx("),
@@ -678,6 +814,13 @@ def mend_worker(t: Trial) -> None:
     with bench(t.thing) as work:
         for number in range(3):
             work.send(f"m{number}", f"text {number}")
+        t.need(
+            work.start() or work.died(),
+            "no-answer",
+            f"Your program ran for {START_S} s, and never connected to the broker.",
+            "The senders wait.",
+            "Look at what it does before its first command to the broker.",
+        )
         names = [f"m{number}" for number in range(3)]
         came = work.until(lambda: work.redis.hlen("results") >= 3)
         t.need(
@@ -720,6 +863,8 @@ def mend_worker(t: Trial) -> None:
         t.good("messages are answered under their ids, and acknowledged")
         _need_orphan(t, work)
         _need_poison(t, work)
+        _need_raised(t, work)
+        _need_written_first(t, work)
 
 
 def _need_orphan(t: Trial, work: Bench) -> None:
@@ -742,7 +887,7 @@ def _need_orphan(t: Trial, work: Bench) -> None:
         "Nobody will hand it out again: it is lost, and no counter says so.",
         "Acknowledge after the answer is written.",
     )
-    (work.folder / "go").touch()
+    work.let_go("held")
     work.start()
     back = work.until(lambda: work.result("h") is not None, timeout_s=4)
     t.need(
@@ -761,7 +906,19 @@ def _need_orphan(t: Trial, work: Bench) -> None:
         "It stays pending for ever: accepted, and never answered.",
         "Claim what has been pending for 200 ms, before you take new messages.",
     )
-    t.good("what a killed worker had in hand is answered by the next one")
+    with work.redis.pipeline(transaction=True) as both:  # nobody can come between
+        both.xadd("work", {"id": "c", "text": "claim"})
+        both.xreadgroup("workers", "another worker", {"work": ">"}, count=1)
+        both.execute()
+    t.need(
+        work.until(lambda: work.result("c") is not None),
+        "claimed-once",
+        "While your worker ran, another one took the message `c` and was killed. Yours "
+        "went on running, and did not take it.",
+        "It waits until somebody happens to start a worker again, perhaps for months.",
+        "Claim in the loop, and not only at the start.",
+    )
+    t.good("what a killed worker had in hand is answered by another one")
 
 
 def _need_poison(t: Trial, work: Bench) -> None:
@@ -791,7 +948,7 @@ def _need_poison(t: Trial, work: Bench) -> None:
         "Each time a worker goes down, with what else it had in hand.",
         "`times_delivered` is 3 when you hold it for the third time.",
     )
-    dead = [fields.get("id") for _, fields in work.redis.xrange("dead")]
+    dead = work.dead()
     work.send("q", "quick")
     t.need(
         set(dead) == {"p"},
@@ -810,3 +967,58 @@ def _need_poison(t: Trial, work: Bench) -> None:
         "Acknowledge what you set aside, and go on.",
     )
     t.good("poison is set aside at its third delivery, and the others go on")
+
+
+def _need_raised(t: Trial, work: Bench) -> None:
+    """A message at which the model raises an exception is set aside, too."""
+    work.send("e", "unheard of")
+    work.until(
+        lambda: "e" in work.dead() or (work.asked("unheard of") and not work.pending()),
+        timeout_s=10,
+        revive=True,
+    )
+    set_aside = work.until(lambda: "e" in work.dead(), timeout_s=1, revive=True)
+    state = "pending" if work.pending() else "acknowledged"
+    t.need(
+        set_aside,
+        "raised-dropped",
+        "The model raised an exception each time it was given the message `e`. `e` is "
+        f"{state}, and `dead` has {show(work.dead())}.",
+        "Nobody has answered it, and nobody will look at it: it is lost.",
+        "Acknowledge only what is answered, or what is in `dead`.",
+    )
+    t.good("a message at which the model raises is set aside as well")
+
+
+def _need_written_first(t: Trial, work: Bench) -> None:
+    """The broker has no room for an answer; the message is not acknowledged."""
+    work.send("f", "held, then full")
+    work.until(lambda: work.asked("held, then full") == 1, revive=True)
+    # From here on every command that needs memory is refused; reading and
+    # acknowledging are not.
+    work.redis.config_set("maxmemory", 1)
+    before = _refused(work)
+    work.let_go("held, then full")
+    work.until(lambda: _refused(work) > before or not work.pending())
+    work.redis.config_set("maxmemory", 0)
+
+    def kept() -> bool:
+        return work.result("f") is not None or "f" in work.dead()
+
+    work.until(lambda: kept() or not work.pending(), timeout_s=10, revive=True)
+    t.need(
+        work.until(kept, timeout_s=1),
+        "acked-before-written",
+        "The broker had no room when the answer to `f` was to be written. When it had "
+        f"room again, {work.pending()} messages were pending, and `f` had no answer.",
+        "It was acknowledged without one. A worker that is killed between the two "
+        "loses the message in the same way.",
+        "Acknowledge when the answer is written, and not before.",
+    )
+    t.good("no message is acknowledged before its answer is written")
+
+
+def _refused(work: Bench) -> int:
+    """How many commands the broker refused because it has no room."""
+    errors = work.redis.info("errorstats")
+    return errors.get("errorstat_OOM", {"count": 0})["count"]

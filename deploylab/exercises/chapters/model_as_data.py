@@ -282,7 +282,7 @@ def _right(events: Events) -> list[int]:
         ),
         Wrong(
             "leaves out a version that is live",
-            "off",
+            "same-version",
             source="""
             def follow(events):
                 newest, swaps = 0, []
@@ -292,6 +292,11 @@ def _right(events: Events) -> list[int]:
                         swaps.append(number)
                 return swaps
             """,
+        ),
+        Wrong(
+            "follows the first three events only",
+            "off",
+            patch=(("in events:", "in events[:3]:"),),
         ),
         Wrong(
             "gives sequences",
@@ -381,9 +386,25 @@ def follow(t: Trial) -> None:
     )
     _need(t, value, events, "What is older than the newest so far changes nothing.")
     t.good("events that come late")
+    events = [(1, 7), (2, 7)]
+    value = t.call(events, gives="list")
+    t.need(
+        value != [7],
+        "same-version",
+        f"{t.said}. Sequence 2 means version 7 again: it is a move, although the "
+        "version is the same.",
+        "An answer says by which sequence it was given. Without this move the service "
+        "would stay at sequence 1, and no release of sequence 2 would ever be "
+        "confirmed.",
+        "Note the number at every newer sequence, also when it is live already.",
+    )
+    _need(t, value, events, "Both moves are newer than the ones before.")
+    t.good("a move to the version that is live")
     _need(t, t.call([], gives="list"), [], "Without events nothing moves.")
     for _ in range(40):
-        events = [tuple(map(int, t.rng.integers(1, 9, size=2))) for _ in range(5)]
+        meant = t.rng.integers(1, 9, size=9)  # one version for each sequence
+        arrive = map(int, t.rng.integers(1, 9, size=5))
+        events = [(sequence, int(meant[sequence])) for sequence in arrive]
         _need(t, t.call(events, gives="list"), events, "See the rule in the statement.")
     t.good("random events")
 
@@ -421,16 +442,20 @@ class _Live:
 
 
 class _Service:
-    """Something that is swapped whenever somebody looks at it."""
+    """Swapped whenever somebody looks at it, a dozen times; then it stays as it is.
+
+    So whoever waits until nothing changes is answered in the end.
+    """
 
     def __init__(self, first: int) -> None:
-        self._next = first
+        self._live, self._last = _Live(first - 1), first + 12
 
     @property
     def live(self) -> _Live:
         """What is live now; another one at the next look."""
-        self._next += 1
-        return _Live(self._next - 1)
+        if self._live.number < self._last:
+            self._live = _Live(self._live.number + 1)
+        return self._live
 
     def __deepcopy__(self, memo: dict) -> _Service:
         return self
@@ -505,6 +530,18 @@ def _expected(number: int, body: dict[str, float]) -> float:
     ],
     also_right=[
         Right(
+            "looks again until nothing has changed",
+            source="""
+            def predict(service, body):
+                while True:
+                    live = service.live
+                    row = [body[name] for name in live.names]
+                    answer = {"score": live.score(row), "number": live.number}
+                    if service.live is live:
+                        return answer
+            """,
+        ),
+        Right(
             "in a function of the model",
             source="""
             def predict(service, body):
@@ -578,6 +615,8 @@ def one_read(t: Trial) -> None:
 # --- keep_events ---
 
 N_EVENTS = 24
+EVENTS = [f"visit-{i}" for i in range(N_EVENTS)]
+LATE = f"visit-{N_EVENTS}"  # left by another consumer while the student's one runs
 KEPT = 4  # delivered to a consumer that has ended
 WRITTEN = 2  # of which it had written the result
 SENTINEL = "written by a consumer that ended"
@@ -669,6 +708,11 @@ def _settle(consumer: _Consumer, redis: Any, idle_s: float = 2) -> None:
             "1 claim, 2 read new ones, 3 score, 4 `hsetnx`, 5 `xack`, 6 again.",
         ],
         "acks-first": ["What happens if your program ends between the two calls?"],
+        "claims-once": ["At which moments does your program call `xautoclaim`?"],
+        "wrong-field": [
+            "An entry has a place in the stream, and an event with a name. Which of "
+            "the two does a reader of `scores` know?"
+        ],
         "never-claims": [
             "`>` gives what was never delivered to anybody. Who gets the rest?",
             "`redis.xautoclaim(stream, group, name, min_idle_ms)` returns three "
@@ -677,7 +721,8 @@ def _settle(consumer: _Consumer, redis: Any, idle_s: float = 2) -> None:
         "overwrites": ["`hset` and `hsetnx` differ in what they do the second time."],
     },
     not_checked="What happens to an event that can never be scored: it would be "
-    "claimed again and again. The next chapter sets such events aside.",
+    "claimed again and again, and the next chapter sets such events aside. Two "
+    "consumers at once: `hexists` and then `hset`, or a claim after 0 ms, pass here.",
     notice="At least once, and idempotent by name: together one result an event.",
     wrong=[
         Wrong(
@@ -701,6 +746,23 @@ def _settle(consumer: _Consumer, redis: Any, idle_s: float = 2) -> None:
                     "left = []",
                 ),
             ),
+        ),
+        Wrong(
+            "claims once, at its start",
+            "claims-once",
+            patch=(
+                (
+                    "while True:\n"
+                    '    left = redis.xautoclaim("visits", "scorers", NAME, 100)[1]\n',
+                    'old = redis.xautoclaim("visits", "scorers", NAME, 100)[1]\n'
+                    "while True:\n    left, old = old, []\n",
+                ),
+            ),
+        ),
+        Wrong(
+            "writes under the place in the stream",
+            "wrong-field",
+            patch=(('"scores", event["event"]', '"scores", place'),),
         ),
         Wrong("writes again", "overwrites", patch=(("hsetnx", "hset"),)),
         Wrong(
@@ -731,6 +793,17 @@ def _settle(consumer: _Consumer, redis: Any, idle_s: float = 2) -> None:
         ),
     ],
     also_right=[
+        Right(
+            "ends when there is nothing to do",
+            patch=(
+                ("while True:\n", "empty = 0\nwhile empty < 5:\n"),
+                (
+                    "    for entry in left + (new[0][1] if new else []):\n",
+                    "    empty = 0 if left or new else empty + 1\n"
+                    "    for entry in left + (new[0][1] if new else []):\n",
+                ),
+            ),
+        ),
         Right(
             "both in one transaction",
             patch=(
@@ -819,22 +892,62 @@ def _keep_events(
     )
     t.good("no event is acknowledged before its result is written")
     redis.delete("scores")
-    for i in range(WRITTEN):
-        redis.hset("scores", f"visit-{i}", SENTINEL)
+    for event in EVENTS[:WRITTEN]:
+        redis.hset("scores", event, SENTINEL)
+    claimed, ended = True, False
+
+    def late() -> bool:
+        done = redis.xpending("visits", "scorers")["pending"] == 0
+        return done and redis.hexists("scores", LATE)
+
     with _Consumer(t.thing, url, artifact) as consumer:
         _settle(consumer, redis)
         said = consumer.said() if consumer.died() else ""
-    results = redis.hlen("scores")
+        results = redis.hkeys("scores")
+        if set(EVENTS) <= set(results) and not consumer.died():
+            _leave(redis, rows[0])
+            _until(lambda: consumer.died() or late(), 10)
+            ended = consumer.died() and not late()
+            claimed = redis.hexists("scores", LATE) or ended
+    if ended:
+        with _Consumer(t.thing, url, artifact):  # as whoever watches over it would
+            _until(late, 20)
+    strange = sorted(set(results) - set(EVENTS))
+    left = [event for event in EVENTS if event not in results]
     t.need(
-        results >= N_EVENTS,
+        not (strange and left),
+        "wrong-field",
+        f"`scores` has `{strange[0] if strange else ''}`, which is the name of no "
+        f"event, and `{left[0] if left else ''}` is not in it.",
+        "Whoever looks for a result knows the event's name and nothing else.",
+        'Use `event["event"]` as the field.',
+    )
+    t.need(
+        not left,
         "never-claims",
-        f"Started again, your consumer left {N_EVENTS - results} of {N_EVENTS} events "
+        f"Started again, your consumer left {len(left)} of {N_EVENTS} events "
         f"without a result.{said}",
         "What was delivered to a consumer that has ended stays with its name until "
         "somebody else claims it.",
         "Claim what has been pending for a while, before you read what is new.",
     )
+    t.need(
+        claimed,
+        "claims-once",
+        f"While your consumer ran, another one took `{LATE}` and ended. Yours ran for "
+        "10 s more, and never claimed it.",
+        "It stays pending until a consumer happens to be started again.",
+        "Claim in the loop, and not only at the start.",
+    )
     t.good("every event has a result, also those that others had left")
+
+
+def _leave(redis: Any, row: dict[str, float]) -> None:
+    """Add one more event, and hand it at once to a consumer that is none."""
+    with redis.pipeline(transaction=True) as both:
+        both.xadd("visits", {"event": LATE, "row": json.dumps(row)})
+        both.xreadgroup("scorers", "gone too", {"visits": ">"}, count=1)
+        both.execute()
 
 
 def _need_results(t: Trial, redis: Any, expected: np.ndarray) -> None:
