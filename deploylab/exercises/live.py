@@ -166,7 +166,8 @@ def begin(frame, event, argument):
 
 
 def find(frame, event, argument):
-    return pause if frame.f_code.co_filename.endswith(PROGRAM) else None
+    # By its whole path: the standard library has an http/server.py.
+    return pause if frame.f_code.co_filename == PROGRAM else None
 
 
 def pause(frame, event, argument):
@@ -251,7 +252,7 @@ class Program(Service):
             "CHECK_LOG": str(self._log),
             "CHECK_SIGN": str(self._sign),
             "CHECK_MEET": str(self._meet),
-            "CHECK_PROGRAM": os.sep + file.name,
+            "CHECK_PROGRAM": str(file),
         } | dict(env or {})
         self.started = time.monotonic()
         self._worked = (0.0, self.started)
