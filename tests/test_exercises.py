@@ -254,6 +254,19 @@ def test_a_busy_machine_stops_nobody_who_is_at_work(clock_s, processor_s, more):
     assert sandbox.more_s(1.5, clock_s, processor_s) == pytest.approx(more)
 
 
+def test_patience_bounds_the_clock():
+    assert sandbox.more_s(40, 100, 5, patience=3) == 20
+    assert sandbox.more_s(40, 120, 5, patience=3) == 0
+
+
+@pytest.mark.parametrize("apart", MODES)
+def test_a_live_check_that_waits_says_how_long(apart):
+    quick = replace(add, limit_s=0.6, live=True)
+    result = quick.try_out(waits, apart=apart)
+    ended(result, Status.STOPPED, "too-slow")
+    assert "after 0.6 seconds" not in result.finding.what
+
+
 @pytest.mark.skipif(not sandbox.CAN_FORK, reason="forking")
 def test_a_loop_inside_a_c_function_is_stopped():
     quick = replace(add, limit_s=0.3)

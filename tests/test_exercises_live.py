@@ -48,6 +48,13 @@ def folder(tmp_path, monkeypatch):
             '127.0.0.1 - - [21/Nov/2026 10:00:00] "GET /ready HTTP/1.1" 503 -\n',
             "deploylab.artifacts.ArtifactError: no",
         ),
+        (
+            "SystemExit: 0\n"
+            "127.0.0.1 - - [21/Nov/2026 10:00:00] "
+            '"\x1b[31m\x1b[1mPOST /predict HTTP/1.1\x1b[0m" 422 -\n',
+            "SystemExit: 0",
+        ),
+        ("\x1b[31ma red word\x1b[0m", "a red word"),
         ("a `quoted` word", "a 'quoted' word"),
     ],
 )

@@ -123,7 +123,13 @@ def _shown(error: Exception) -> str:
 # -- a server that a student wrote -------------------------------------------------
 
 #: A program that works for so long and does not answer yet never will.
-LONGEST_UP_S = 15.0
+LONGEST_UP_S = 30.0
+
+#: What to try if a program runs and has not opened a port.
+LISTENS_NOWHERE = (
+    "Your program still runs and listens on no port. If it was still importing or "
+    "loading, run the check again; if not, look at what it does before it listens."
+)
 
 #: What each Python of the student's program runs first. An audit hook sees every file
 #: that Python opens, so the program's own code stays as it is. What a library opens by
@@ -160,7 +166,8 @@ def begin(frame, event, argument):
 
 
 def find(frame, event, argument):
-    return pause if frame.f_code.co_filename.endswith(PROGRAM) else None
+    # By its whole path: the standard library has an http/server.py.
+    return pause if frame.f_code.co_filename == PROGRAM else None
 
 
 def pause(frame, event, argument):
@@ -245,7 +252,7 @@ class Program(Service):
             "CHECK_LOG": str(self._log),
             "CHECK_SIGN": str(self._sign),
             "CHECK_MEET": str(self._meet),
-            "CHECK_PROGRAM": os.sep + file.name,
+            "CHECK_PROGRAM": str(file),
         } | dict(env or {})
         self.started = time.monotonic()
         self._worked = (0.0, self.started)
@@ -325,17 +332,19 @@ class Program(Service):
         return True
 
     def hangs(self) -> bool:
-        """Whether it has stopped working: no processor time used for two seconds.
+        """Whether it has stopped working: for two seconds neither processor nor disk.
 
         After `LONGEST_UP_S` it does so in any case. Ask again and again.
         """
-        used_s = 0.0
+        used_s, reads = 0.0, False
         for pid in self._server.processes():
             with contextlib.suppress(psutil.Error):
-                times = psutil.Process(pid).cpu_times()
+                process = psutil.Process(pid)
+                times = process.cpu_times()
                 used_s += times.user + times.system
+                reads = reads or process.status() == psutil.STATUS_DISK_SLEEP
         now = time.monotonic()
-        if used_s > self._worked[0] + 0.02:
+        if reads or used_s > self._worked[0] + 0.02:
             self._worked = (used_s, now)
         return now > self._worked[1] + 2 or self.seconds > LONGEST_UP_S
 
@@ -359,6 +368,7 @@ class Program(Service):
 
 
 _ERROR = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt|Artifact)\b")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _ACCESS = re.compile(r'.*"(GET|POST|HEAD) \S+ HTTP|.*\[(INFO|DEBUG)\]')
 
 
@@ -367,7 +377,7 @@ def last_words(log: str, limit: int = 150) -> str:
 
     Lines about single requests do not count. Fit to stand between backticks.
     """
-    lines = [line.strip() for line in log.splitlines()]
+    lines = [line.strip() for line in _COLOUR.sub("", log).splitlines()]
     lines = [line for line in lines if line and not _ACCESS.match(line)]
     errors = [line for line in lines if _ERROR.match(line)]
     line = (errors or lines or [""])[-1].replace("`", "'")

@@ -45,6 +45,9 @@ PR_SET_CHILD_SUBREAPER = 36
 #: so that a machine with much to do stops nobody who is at work; at most this many
 #: times the limit, by the clock.
 PATIENCE = 10
+#: Where the work keeps processes busy itself, that says nothing of an answer: it may
+#: be waiting all the same, and somebody looks at an empty screen.
+LIVE_PATIENCE = 3
 
 #: Share of the clock's time in which work that is not waiting has the processor, at
 #: the least.
@@ -62,21 +65,26 @@ class Ended(Exception):
     """The work gave no result: it took too long, or its process died.
 
     ``doing`` is what it had last said that it was doing; ``reason`` is "time" or
-    how the process ended.
+    how the process ended; ``clock_s`` how long it had run, by the clock.
     """
 
-    def __init__(self, reason: str, doing: str) -> None:
+    def __init__(self, reason: str, doing: str, clock_s: float = 0.0) -> None:
         super().__init__(f"{reason} while {doing}")
         self.reason = reason
         self.doing = doing
+        self.clock_s = clock_s
 
 
 def apart(
-    work: Work, limit_s: float, memory_bytes: int | None = MEMORY_BYTES
+    work: Work,
+    limit_s: float,
+    memory_bytes: int | None = MEMORY_BYTES,
+    patience: float = PATIENCE,
 ) -> dict[str, Any]:
     """Run ``work(say)`` in a process of its own; return the dict that it returned.
 
-    ``limit_s`` bounds processor time, and the clock's time too where the work waits.
+    ``limit_s`` bounds processor time, and the clock's time too where the work waits;
+    ``patience`` times as long is the most by the clock.
 
     The dict must be JSON. ``memory_bytes`` bounds what the process, and each that it
     starts, may use beyond what this one holds now; None sets no bound. Raises Ended
@@ -95,7 +103,9 @@ def apart(
     os.close(writing)
     workers: list[int] = []
     try:
-        return _listen(reading, limit_s, lambda: _processor_s(pid), workers.append)
+        return _listen(
+            reading, limit_s, lambda: _processor_s(pid), workers.append, patience
+        )
     finally:
         os.close(reading)
         _end(pid, workers)
@@ -110,12 +120,14 @@ def _processor_s(pid: int) -> float:
     return 0.0
 
 
-def more_s(limit_s: float, clock_s: float, processor_s: float) -> float:
+def more_s(
+    limit_s: float, clock_s: float, processor_s: float, patience: float = PATIENCE
+) -> float:
     """How long to go on with work that has run for so long; 0 to stop it."""
     waits = processor_s < BUSY * clock_s
-    if waits or processor_s >= limit_s or clock_s >= PATIENCE * limit_s:
+    if waits or processor_s >= limit_s or clock_s >= patience * limit_s:
         return 0.0
-    return limit_s - processor_s
+    return min(limit_s - processor_s, patience * limit_s - clock_s)
 
 
 def _listen(
@@ -123,6 +135,7 @@ def _listen(
     limit_s: float,
     processor_s: Callable[[], float] = lambda: 0.0,
     begun: Callable[[int], None] = lambda pid: None,
+    patience: float = PATIENCE,
 ) -> dict[str, Any]:
     """Take messages until the result, the end of the work, or of the time."""
     started = time.monotonic()
@@ -132,8 +145,9 @@ def _listen(
         left_s = max(0.0, deadline - time.monotonic())
         if not select.select([reading], [], [], left_s)[0]:
             now = time.monotonic()
-            deadline = now + more_s(limit_s, now - started, processor_s())
-            if deadline == now:
+            more = more_s(limit_s, now - started, processor_s(), patience)
+            deadline = now + more
+            if not more:
                 break
             continue
         received = os.read(reading, 65536)
@@ -153,7 +167,7 @@ def _listen(
             if kind == "ended":
                 raise Ended("its process ended", doing)
             doing = content
-    raise Ended("time", doing)
+    raise Ended("time", doing, time.monotonic() - started)
 
 
 def _send(writing: int, message: dict[str, Any]) -> None:
@@ -242,7 +256,7 @@ def _end(pid: int, workers: list[int]) -> None:
     os.waitpid(pid, 0)
 
 
-def here(work: Work, limit_s: float) -> dict[str, Any]:
+def here(work: Work, limit_s: float, patience: float = PATIENCE) -> dict[str, Any]:
     """Run ``work(say)`` in this process, in a folder of its own, under an alarm.
 
     Raises Ended if ``limit_s`` seconds pass first. Outside the main thread there is
@@ -254,12 +268,13 @@ def here(work: Work, limit_s: float) -> dict[str, Any]:
         nonlocal doing
         doing = text
 
+    started = time.monotonic()
     with _own_folder(), _no_output():
         try:
-            with _alarm(limit_s):
+            with _alarm(limit_s, patience):
                 return work(say)
         except TimeUp:
-            raise Ended("time", doing) from None
+            raise Ended("time", doing, time.monotonic() - started) from None
 
 
 @contextlib.contextmanager
@@ -275,7 +290,7 @@ def _own_folder() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _alarm(limit_s: float) -> Iterator[None]:
+def _alarm(limit_s: float, patience: float) -> Iterator[None]:
     """Raise TimeUp after a while, again and again in case it is caught."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -285,7 +300,8 @@ def _alarm(limit_s: float) -> Iterator[None]:
 
     def ring(*_: object) -> None:
         clock_s = time.monotonic() - started
-        left_s = more_s(limit_s, clock_s, time.process_time() - worked)
+        processor_s = time.process_time() - worked
+        left_s = more_s(limit_s, clock_s, processor_s, patience)
         if not left_s:
             signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)  # in case it is caught
             raise TimeUp

@@ -220,6 +220,16 @@ def _named(
             ),
         ),
         Wrong(
+            "looks a list up in a set",
+            "crash",
+            patch=(
+                (
+                    "if not is_number or value not in values",
+                    "if isinstance(value, (bool, str)) or value not in set(values)",
+                ),
+            ),
+        ),
+        Wrong(
             "asks for a finite float",
             "crash",
             patch=(
@@ -413,6 +423,16 @@ def validate_request(t: Trial) -> None:
         "Take every name and every code from `allowed`.",
     )
     t.good("whatever the contract's names and codes are")
+    for value in SENT:
+        found = _named(t, {"https": value, "ip_in_url": 1})
+        right = _broken_fields({"https": value, "ip_in_url": 1}, ALLOWED)
+        t.need(
+            found == right,
+            "off",
+            f"{t.said}; what breaks the contract is {_list(right) or 'nothing'}.",
+            "",
+            "Run this call in a cell of its own, and follow the value of `https`.",
+        )
     for place in t.rng.permutation(len(SENT)):
         other = SENT[t.rng.integers(len(SENT))]
         fields = [("https", SENT[place]), ("ip_in_url", other), ("https_", 1)]
@@ -822,8 +842,8 @@ def _liveness(
         "*": [
             "For each probe: what does Kubernetes do when it fails, and would that "
             "help in each of the incidents?",
-            "Readiness may follow `/ready` closely, because leaving the traffic is "
-            "harmless. A restart is not: it costs the whole loading time.",
+            "Readiness may follow a 503 of `/ready` closely: it costs nothing to come "
+            "back. A restart costs the whole loading time.",
             "1 who asks which address, 2 how long a restart must be held back "
             "(pause, full load), 3 how soon it must come (hang): between the two lie "
             "period times threshold, 4 the time for loading.",
@@ -859,8 +879,9 @@ def _liveness(
     not_checked="Other times than those of the incidents, and two incidents at once; "
     "whether a full instance should leave the traffic, which gives the others more; "
     "and what Kubernetes does beside it: longer and longer waits between restarts.",
-    notice="Readiness may be hasty, since it costs nothing to come back. Liveness has "
-    "to be slower than any pause, and quicker than your patience.",
+    notice="Readiness may be hasty with a 503, and has to be patient with a slow "
+    "answer: if all are full, all leave. Liveness has to be slower than any pause, and "
+    "quicker than your patience.",
     wrong=[
         Wrong(
             "no YAML",
@@ -971,12 +992,12 @@ def _liveness(
         Wrong(
             "the default timeout",
             "timeout-too-short",
-            patch=(("  timeoutSeconds: 5\n", ""),),
+            patch=(("  timeoutSeconds: 5\n  failure", "  failure"),),
         ),
         Wrong(
             "a timeout of exactly three seconds",
             "timeout-too-short",
-            patch=(("  timeoutSeconds: 5\n", "  timeoutSeconds: 3\n"),),
+            patch=(("timeoutSeconds: 5\n  failure", "timeoutSeconds: 3\n  failure"),),
         ),
         Wrong(
             "liveness asks /ready, after a startup probe",
@@ -1329,6 +1350,8 @@ def _row(t: Trial) -> dict[str, float]:
 
 def _need_up(t: Trial, program: live.Program) -> None:
     """It comes up and answers while its model cannot be read yet."""
+    from deploylab.exercises import live
+
     quiet_from = None
     while not program.ask("/health", timeout_s=0.5).status:
         said = program.last_words()
@@ -1353,10 +1376,13 @@ def _need_up(t: Trial, program: live.Program) -> None:
             # One that waits for its model waits for us, and does not hang.
             (program.loads or not program.hangs()) and (not quiet or listens == "none"),
             "no-answer",
-            f"Nobody answers on port {program.port}, which stood in `PORT`. Ports on "
-            f"which your program listens: {listens}.",
+            f"After {program.seconds:.0f} s nobody answers on port {program.port}, "
+            f"which stood in `PORT`. Ports on which your program listens: {listens}.",
             "The platform chooses the port, and looks for the server there only.",
-            "Listen on 127.0.0.1 and on the port in the environment variable `PORT`.",
+            live.LISTENS_NOWHERE
+            if listens == "none"
+            else "Listen on 127.0.0.1 and on the port in the environment variable "
+            "`PORT`.",
         )
         t.need(
             not quiet,
@@ -1466,8 +1492,16 @@ def _scored(t: Trial, each: int) -> list[tuple[dict[str, float], float]]:
     return [case for pair in pairs for case in pair]
 
 
-def _need_predictions(t: Trial, service: live.Service, version: str) -> int:
-    """The answers are those of the model; how many were asked for."""
+def _need_predictions(
+    t: Trial,
+    service: live.Service,
+    version: str,
+    advice: str = "Load the folder in `ARTIFACT`, and return what `score` gives.",
+) -> int:
+    """The answers are those of the model; how many were asked for.
+
+    advice: what to try if they are another model's.
+    """
     cases = _scored(t, 4)
     for row, expected in cases:
         body = json.dumps(row)
@@ -1478,7 +1512,7 @@ def _need_predictions(t: Trial, service: live.Service, version: str) -> int:
             f"For `{body}` the probability is {said['probability']:.3f}; the "
             f"artifact's model says {expected:.3f}.",
             "The model that was tested is not the one that users get.",
-            "Load the folder in `ARTIFACT`, and return what `score` gives.",
+            advice,
         )
         names = t.rng.permutation(list(row)).tolist()
         body = json.dumps({name: row[name] for name in names})
@@ -1683,6 +1717,16 @@ def _need_drain(t: Trial, program: live.Program) -> None:
         time.sleep(max(0.0, stopped + late_s - time.monotonic()))
         reply = caller.finish(timeout_s=2)
         t.need(
+            reply.status == 200 or "SIGTERM" not in program.died(),
+            "killed-by-signal",
+            f"`SIGTERM` came when a request had sent its headers and half of its "
+            f"body. The rest came {late_s:g} s later, and it {reply.said}: your "
+            "program was killed by the signal.",
+            "A signal that no handler takes ends a Python program where it stands.",
+            "Before your server begins to serve, say with `signal.signal` what is "
+            "called when SIGTERM comes.",
+        )
+        t.need(
             reply.status == 200,
             "drops-on-stop",
             f"`SIGTERM` came when a request had sent its headers and half of its "
@@ -1722,7 +1766,7 @@ def _log_says(service: live.Service) -> str:
     "program",
     live=True,
     starting="114a480b85e880af",
-    limit_s=40,
+    limit_s=60,
     memory_bytes=None,
     hints={
         "*": [
@@ -1748,6 +1792,12 @@ def _log_says(service: live.Service) -> str:
             "body is still coming. This promise asks for more, and a server with "
             "threads that reads the body in one of them keeps it.",
         ],
+        "killed-by-signal": [
+            "Which line of your program says what SIGTERM does, and is it run before "
+            "the server begins to serve?",
+            "The function that `signal.signal` is given is called with two arguments, "
+            "and should end the loop of the server.",
+        ],
         "second-signal": [
             "What does your handler do when it runs for the second time?",
             "A `Thread` object can be started once; an `Event` can be set again and "
@@ -1761,8 +1811,9 @@ def _log_says(service: live.Service) -> str:
             "does your signal handler run?",
         ],
     },
-    not_checked="Connections that wait in the listen queue at SIGTERM: they are reset, "
-    "and only a router that was told before can spare them (`preStop`). More than four "
+    not_checked="Whether a row had been scored before `/ready` said 200. Connections "
+    "that wait in the listen queue at SIGTERM: they are reset, and only a router that "
+    "was told before can spare them (`preStop`). More than four "
     "requests at once, connections that are kept open, bodies of many megabytes, "
     "memory over hours.",
     notice="A router reads `/ready`, not whether the process is up.",
@@ -1776,6 +1827,11 @@ def _log_says(service: live.Service) -> str:
             "listens on a port of its own",
             "no-answer",
             patch=(('int(os.environ["PORT"])', "0"),),
+        ),
+        Wrong(
+            "waits for something before it opens the port",
+            "no-answer",
+            patch=(("app = Flask", "threading.Event().wait()\napp = Flask"),),
         ),
         Wrong(
             "loads before it opens the port",
@@ -2000,7 +2056,7 @@ def load():
         ),
         Wrong(
             "knows nothing of SIGTERM",
-            "drops-on-stop",
+            "killed-by-signal",
             patch=(("signal.signal(signal.SIGTERM, stop)\n", ""),),
         ),
         Wrong(
@@ -2189,7 +2245,8 @@ def serve_model(t: Trial) -> None:
             "A server that does not say that it is ready is never sent anything.",
             "Wait until it is ready, then run the check again.",
         )
-        _need_predictions(t, service, version.name)
+        advice = "By its URL a server is expected to serve the page's model `v2`."
+        _need_predictions(t, service, version.name, advice)
         _need_refusals(t, service)
         _need_parallel(t, service)
         t.notice = (

@@ -369,6 +369,11 @@ def _many(t: Trial, vary: int, values: list[str]) -> set[tuple]:
             patch=(('method if method in METHODS else "other"', "method"),),
         ),
         Wrong(
+            "keeps a piece of the method",
+            "method-label",
+            patch=(('method if method in METHODS else "other"', "method[:4]"),),
+        ),
+        Wrong(
             "throws the route away",
             "routes-merged",
             patch=(('path if path in ROUTES else "other"', '"all"'),),
@@ -439,7 +444,9 @@ def label_explosion(t: Trial) -> None:
         "Use the route that was matched, and one word for all other paths.",
     )
     t.good("paths do not, either")
-    found = _many(t, 0, [f"METHOD{n}" for n in range(40)])
+    methods = [f"METHOD{n}" for n in range(20)]
+    methods += [f"{a}{b}Y" for a in "ABCDE" for b in "KLMN"]
+    found = _many(t, 0, methods)
     t.need(
         len(found) <= 3,
         "method-label",
@@ -587,6 +594,8 @@ def _is_error(text: str) -> bool:
 
 def _need_started(t: Trial, program: live.Program) -> None:
     """It comes up, and its probes are open."""
+    from deploylab.exercises import live
+
     program.let_load()
     while not program.ask("/health", timeout_s=0.5).status:
         said = program.last_words()
@@ -601,9 +610,12 @@ def _need_started(t: Trial, program: live.Program) -> None:
         t.need(
             not program.hangs(),
             "no-answer",
-            f"Nobody answers on port {program.port}, which stood in `PORT`.",
+            f"After {program.seconds:.0f} s nobody answers on port {program.port}, "
+            "which stood in `PORT`.",
             "",
-            "Keep the last two lines of the program as the page gives them.",
+            "Keep the last two lines of the program as the page gives them."
+            if program.ports()
+            else live.LISTENS_NOWHERE,
         )
         time.sleep(0.02)
     for path in ("/health", "/ready"):
@@ -623,7 +635,7 @@ def _need_started(t: Trial, program: live.Program) -> None:
     "program",
     live=True,
     starting="2bf8d683aedbdc7b",
-    limit_s=30,
+    limit_s=60,
     memory_bytes=None,
     hints={
         "*": [
@@ -691,6 +703,28 @@ def _need_started(t: Trial, program: live.Program) -> None:
             "raises at letters beyond ASCII",
             "crash-on-header",
             patch=(("key.encode()", 'key.encode("ascii")'),),
+        ),
+        Wrong(
+            "takes the last word of the header",
+            "crash-without-key",
+            patch=(
+                (
+                    'scheme, _, key = request.headers.get("Authorization", "")'
+                    '.partition(" ")',
+                    'scheme = "bearer"\n'
+                    '    key = request.headers.get("Authorization", "").split()[-1]',
+                ),
+            ),
+        ),
+        Wrong(
+            "waits for something before it opens the port",
+            "no-answer",
+            patch=(
+                (
+                    "app = Flask",
+                    "import threading\nthreading.Event().wait()\napp = Flask",
+                ),
+            ),
         ),
         Wrong(
             "says 403",
@@ -901,6 +935,15 @@ def _need_keys(t: Trial, program: live.Program, secret: str) -> None:
             f"`POST /predict` {name} gave 200.",
             "The model answers people whom nobody has let in.",
             "Hash what came, and compare it, all of it, with `KEY_SHA256`.",
+        )
+        t.need(
+            0 < status < 500 or "ASCII" in name,
+            "crash-without-key",
+            f"`POST /predict` {name} {_gave(status, error)}. "
+            f"Its log says `{program.last_words()}`.",
+            "A stranger's header counts as the server's fault, and wakes somebody up.",
+            "Ask what your code does with a header that is missing, empty or short: "
+            "the last line of the log says what went amiss.",
         )
         t.need(
             0 < status < 500,
