@@ -1141,14 +1141,14 @@ def _same_pair(one: tuple[float, float], other: tuple[float, float]) -> bool:
     ],
 )
 def read_gate(t: Trial) -> None:
-    """How many windows must fail, and how long that takes, in two engines."""
+    """How many checks must fail, and how long that takes, in two engines."""
     value = t.call("argo", 3, 60, gives="pair")
     t.need(
         not _same_pair(value, (240, 4)),
         "swapped",
         f"{t.said}.",
-        "The caller takes the first number for windows.",
-        "Return the windows first, then the seconds.",
+        "The caller takes the first number for checks.",
+        "Return the checks first, then the seconds.",
     )
     t.need(
         value[0] != 3,
@@ -1164,9 +1164,10 @@ def read_gate(t: Trial) -> None:
     t.need(
         value[0] != 4,
         "flagger-reaches",
-        f"{t.said}: that is the rule of Argo Rollouts.",
-        "A limit that was copied from one file to the other means something else "
-        "there.",
+        f"{t.said}: three checks have failed when the fourth window ends, and "
+        "Flagger does not check that one any more.",
+        "Who copies a limit from one file to the other changes how many failed checks "
+        "it bears.",
         "Flagger goes back when *as many* have failed as `threshold`.",
     )
     t.need(

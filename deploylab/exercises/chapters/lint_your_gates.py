@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from math import comb
+from math import comb, nextafter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ triple_traffic = prediction(
     truth=lambda: _stopped(),
     tolerance=(0.85, 1.15),
     guesses=[
+        Guess(  # the first range that holds a guess is taken
+            0,
+            0,
+            "none-at-all",
+            "A window of 180 requests bears one error. Two in one of ten windows are "
+            "rare, and not that rare.",
+            "For the next prediction: write down how many errors a window may have.",
+        ),
         Guess(
             float("-inf"),
             0,
@@ -31,15 +39,39 @@ triple_traffic = prediction(
             plausible=False,
         ),
         Guess(
-            0,
-            10,
+            1,
+            4,
             "gone",
             "That would need windows in which several errors more are allowed. A "
             "window of 180 requests allows one.",
             "For the next prediction: write down how many errors a window may have.",
         ),
         Guess(
-            10,
+            0,
+            1,
+            "a-share",
+            "Less than one release of a hundred: that looks like a share of 1.",
+            "Give the number of releases out of 100; a quarter is 25.",
+            plausible=False,
+        ),
+        Guess(
+            4,
+            6,
+            "one-window",
+            "One window in twenty fails, that is true. Ten windows look, and one that "
+            "fails is enough.",
+            "For the next prediction: first one window, then all of them.",
+        ),
+        Guess(
+            6,
+            15,
+            "far-below",
+            "One window in twenty fails, and any of ten is enough: that is far more "
+            "than this.",
+            "For the next prediction: first one window, then all of them.",
+        ),
+        Guess(
+            15,
             35,
             "a-third",
             "A third of what it was, as if the chance went with one over the traffic. "
@@ -50,18 +82,26 @@ triple_traffic = prediction(
         ),
         Guess(
             46,
-            66,
+            65,
             "a-little",
-            "That is a little too gloomy: the second error in a window of 180 is a "
-            "good deal rarer than the first in one of 60.",
+            "That is too gloomy: the second error in a window of 180 is a good deal "
+            "rarer than the first in one of 60.",
             "For the next prediction: compute one window, then ten.",
         ),
         Guess(
-            66,
-            100,
+            65,
+            75,
             "as-before",
-            "That would be so if a window still allowed no error. 1 % of 60 requests "
-            "is less than one error, and 1 % of 180 is more than one.",
+            "That would be so if a window still held 60 requests. It holds 180, and "
+            "1 % of them is more than one error.",
+            "For the next prediction: write down how many errors a window may have.",
+        ),
+        Guess(
+            75,
+            100,
+            "more-than-before",
+            "More than before, as if a window still allowed no error. 1 % of 60 "
+            "requests is less than one error, and 1 % of 180 is more than one.",
             "For the next prediction: write down how many errors a window may have.",
         ),
         Guess(
@@ -85,8 +125,8 @@ triple_traffic = prediction(
         ]
     },
     not_checked="Bursts. If errors come in groups, two in one window are nothing rare.",
-    notice="More traffic does not repair a gate whose windows are a minute long. "
-    "Longer windows do.",
+    notice="Three times the traffic does not repair this gate. Ten times would, and so "
+    "do longer windows.",
 )
 
 
@@ -109,7 +149,8 @@ first_finding = choice(
         "c": Option(
             True,
             "As long as the query counts the old version, nothing that the new one "
-            "does can change a look, and no other repair has an effect on the misses.",
+            "does can change a look: the other repairs treat good and bad versions "
+            "alike.",
         ),
         "d": Option(
             False,
@@ -127,7 +168,8 @@ first_finding = choice(
             "chance that a bad release gets through.",
         ]
     },
-    not_checked="Whether you mend the others as well. All four are true.",
+    not_checked="Whether you mend the others as well. All four are true; lint again "
+    "after your repair, and a fifth appears.",
     notice="First what is counted, then how it is counted, then the limit.",
 )
 
@@ -163,6 +205,8 @@ def _file(text: str) -> str:
 
 
 def _linter() -> None:
+    import yaml  # noqa: F401
+
     import deploylab.lint  # noqa: F401
 
 
@@ -230,6 +274,11 @@ LATENCY = """\
             source=_canary(limit="min: 99.9"),
         ),
         Wrong(
+            "never begins",
+            "suspended",
+            patch=(("  service: {port: 80}\n", "  suspend: true\n"),),
+        ),
+        Wrong(
             "no metric",
             "linter-finds",
             patch=(
@@ -275,9 +324,12 @@ LATENCY = """\
 )  # fmt: skip
 def repair_canary(t: Trial) -> None:
     """A Flagger Canary that the linter has nothing against."""
+    import yaml
+
     from deploylab.lint import lint
 
-    report = lint(["-"], stdin=Path(t.thing).read_bytes())
+    text = Path(t.thing).read_bytes()
+    report = lint(["-"], stdin=text)
     for fault in report.unreadable:
         t.stop(
             "not-readable",
@@ -309,6 +361,18 @@ def repair_canary(t: Trial) -> None:
         if found.name == "windows-overlap":
             t.stop("windows-overlap", *said)
         t.stop("linter-finds", *said)
+    t.need(
+        not any(
+            one.get("kind") == "Canary" and one["spec"].get("suspend")
+            for one in yaml.safe_load_all(text)
+            if isinstance(one, dict)
+        ),
+        "suspended",
+        "`suspend` stands in the file, and the linter has nothing against it.",
+        "Flagger passes over a Canary that is suspended: no new version is released, "
+        "good or bad.",
+        "Take it out.",
+    )
     [gate] = report.gates
     t.need(
         gate.healthy and gate.bad and not gate.not_computed,
@@ -352,40 +416,58 @@ def repair_canary(t: Trial) -> None:
     t.good(f"a bad one answers {gate.bad.exposed:,.0f} requests")
 
 
+def _chances(aborted: float, waits: float, promoted: float) -> dict[str, Any]:
+    return {
+        "aborted": aborted,
+        "waits": waits,
+        "promoted": promoted,
+        "exposed": 2400.0,
+        "seconds": 3600.0 if promoted else None,
+        "samples": 0,
+        "standard_errors": {},
+    }
+
+
 def _gate(
     aborted: float = 0.0, waits: float = 0.0, missed: float = 0.0,
     held: float = 0.0, left_out: tuple[str, ...] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """A gate of a report; held: the chance that a bad one waits for a person."""
+    # Rounded up, so that 1 minus it is not above a limit that the sum keeps.
+    promoted = nextafter(1 - aborted - waits, 1)
     return {
+        "path": "deploy/a.yaml",
+        "line": 1,
+        "kind": "Rollout",
         "name": "phishing",
-        "healthy": {
-            "aborted": aborted, "waits": waits, "promoted": 1 - aborted - waits,
-        },
-        "bad": {"aborted": 1 - missed - held, "waits": held, "promoted": missed},
+        "engine": "Argo Rollouts",
+        "healthy": _chances(aborted, waits, promoted),
+        "bad": _chances(1 - missed - held, held, missed),
         "not_computed": list(left_out),
-    }  # fmt: skip
+        "remarks": [],
+    }
 
 
 def _unknown() -> dict[str, Any]:
     """A gate of which nothing is computed."""
-    return {
-        "name": "latency",
-        "healthy": None,
-        "bad": None,
-        "not_computed": ["it measures latency, which is not modelled"],
-    }
+    reason = "it measures latency, which is not modelled"
+    return {**_gate(left_out=(reason,)), "healthy": None, "bad": None}
 
 
 def _report(*gates: dict[str, Any], broken: bool = False) -> dict[str, Any]:
+    """A report with every field of format 1, as ``as_json`` writes it."""
     fault = {"path": "deploy/b.yaml", "line": 3, "why": "not YAML", "do": "Mend it."}
     return {
         "format": 1,
+        "assumed": {
+            "requests_per_s": 20.0, "healthy": 0.002, "bad": 0.02, "scrape_s": 15.0,
+            "person_s": 600.0,
+        },
         "gates": list(gates),
         "findings": [],
         "unreadable": [fault] if broken else [],
         "notes": [],
-    }
+    }  # fmt: skip
 
 
 _POLICY = """
@@ -533,6 +615,27 @@ def may_merge(report):
                 gates = report["gates"]
                 readable = not report["unreadable"]
                 return readable and bool(gates) and all(map(fine, gates))
+            """,
+        ),
+        Right(
+            "by what is promoted, and says where",
+            source="""
+            def may_merge(report):
+                fine = bool(report["gates"]) and not report["unreadable"]
+                for gate in report["gates"]:
+                    where = f'{gate["path"]}:{gate["line"]} {gate["kind"]}'
+                    healthy, bad = gate["healthy"], gate["bad"]
+                    if (
+                        healthy is None
+                        or gate["not_computed"]
+                        or 1 - healthy["promoted"] > 0.05
+                        or 1 - bad["aborted"] - bad["waits"] > 0.10
+                    ):
+                        print(where, gate["engine"], report["assumed"])
+                        fine = False
+                    elif healthy["samples"] and healthy["standard_errors"]["aborted"]:
+                        print(where, "simulated", bad["exposed"], healthy["seconds"])
+                return fine
             """,
         ),
     ],
