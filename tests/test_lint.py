@@ -90,7 +90,7 @@ def test_there_are_enough_of_both():
 
 def test_every_rule_that_a_file_can_show_is_shown_by_one():
     shown = {rule for path in BAD for _, rule in marks(path)}
-    elsewhere = {"DL002", "DL004", "DL005", "DL111", "DL112", "DL114", "DL115", "DL209"}
+    elsewhere = {"DL002", "DL004", "DL005", "DL112", "DL114", "DL115", "DL209"}
     assert shown | elsewhere == set(RULES)
     assert not shown & elsewhere
 
@@ -450,7 +450,7 @@ def test_a_merge_bomb_is_refused():
 
 
 def test_a_cycle_by_an_anchor():
-    assert refused("apiVersion: a\nkind: b\nspec: &s\n  x: [*s]\n") == (
+    assert refused("apiVersion: a\nkind: List\nspec: &s\n  x: [*s]\n") == (
         4,
         "a cycle: *s stands inside &s",
     )

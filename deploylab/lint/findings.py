@@ -276,6 +276,13 @@ RULES = {
         "version without errors is taken back for want of a number.",
         "Write (sum(...) or vector(0)) for the errors, above the division.",
     ),
+    "DL211": Rule(
+        "canary-ingress-is-not-counted",
+        WARNING,
+        "A query on the canary Ingress, or its Service: ingress-nginx counts both "
+        "versions under the main ones, so it finds nothing.",
+        'Choose the main Ingress, and the new version by canary!="".',
+    ),
     # Traffic and instances
     "DL301": Rule(
         "weight-rounded",
@@ -405,10 +412,14 @@ class Gate:
 
 
 class Notebook:
-    """Takes down findings on one document, and reads its values with their types."""
+    """Takes down findings on one document, and reads its values with their types.
+
+    refused: what the engine refuses of it, so that no figure of it would be true.
+    """
 
     def __init__(self, document: Document, findings: list[Finding]) -> None:
         self.document, self.findings = document, findings
+        self.refused: list[str] = []
         self._seen = set(findings) if len(findings) < 1000 else set()
         self._unknown_fields = 0
 
@@ -433,6 +444,7 @@ class Notebook:
         """Take down a value that the engine refuses."""
         why = "The API server or the controller refuses it, and nothing is rolled out."
         self.find("DL003", line, what, why, do)
+        self.refused.append(f"line {line} is refused ({what})")
 
     def map(self, node: Map, key: str) -> Map | None:
         """A mapping below a key; a finding if it is something else."""
@@ -524,7 +536,7 @@ class Notebook:
             self.refuse(
                 node.lines[key],
                 f"{key} is {_shown(value)}, which is no duration",
-                'Write a number and a unit, as in "30s", "5m" or "1h30m".',
+                'Write a number and a unit, as in "30s" or "5m"; a day is "24h".',
             )
         return lasts_s
 
@@ -578,7 +590,8 @@ Templates = TypeVar("Templates")
 class Subject(Generic[Templates]):
     """A document that is judged: its gate, and a notebook for the findings on the way.
 
-    templates: those of all files that it may refer to.
+    templates: those of all files that it may refer to. books: those of the document
+    and of the templates that it does refer to.
     """
 
     #: Whose semantics.
@@ -593,6 +606,7 @@ class Subject(Generic[Templates]):
     ) -> None:
         self.document, self.templates, self.world = document, templates, world
         self.book = Notebook(document, findings)
+        self.books = [self.book]
         self.spec = document.spec
         self.gate = Gate(
             document.path, document.line, document.kind, document.name, self.engine
