@@ -124,6 +124,10 @@ class Templates:
             return nearest(same, path, name) if same else None
         return None
 
+    def named(self, name: str) -> int:
+        """How many templates have a name, of any kind and namespace."""
+        return sum(len(books) for (_, _, n), books in self.found.items() if n == name)
+
     def _refuse_cycles(self, book: Notebook, above: list[Notebook]) -> None:
         if id(book) in self._sound:
             return
@@ -155,16 +159,20 @@ class Several(NotRecognised):
 
 
 def nearest(books: list[Notebook], path: str, name: str) -> Notebook:
-    """The template in the file that refers to it, or nearest to it in the folders.
+    """The template in the file that refers to it, in its folder, or in one below.
 
     Environments often lie side by side, each with templates of the same names. Raises
-    Several where two are equally near.
+    Several where no one of them is nearer than the others.
     """
 
-    def steps(book: Notebook) -> tuple[bool, int]:
-        here, there = Path(path).parent.parts, Path(book.document.path).parent.parts
-        pairs = itertools.takewhile(lambda p: p[0] == p[1], zip(here, there))  # noqa: B905
-        return book.document.path != path, -len(list(pairs))
+    def steps(book: Notebook) -> int:
+        here, there = Path(path), Path(book.document.path)
+        near = (
+            here == there,
+            here.parent == there.parent,
+            here.parent in there.parents,
+        )
+        return near.index(True) if True in near else len(near)
 
     order = sorted(books, key=steps)
     if len(order) > 1 and steps(order[0]) == steps(order[1]):
@@ -244,7 +252,8 @@ class Rollout(Subject[Templates]):
                 self._canary(manner)
             else:
                 self._blue_green(manner)
-            computed = self._schedule()
+            refused = any(book.refused for book in self.books)
+            computed = not refused and self._schedule()
         except NotComputed as why:
             self.gate.not_computed.append(str(why))
             computed = False
@@ -288,7 +297,7 @@ class Rollout(Subject[Templates]):
         starting = 0
         if background is not None:
             starting = self.book.whole(background, "startingStep", 0) or 0
-            if starting > len(steps):
+            if steps and starting > len(steps):
                 find(
                     "DL105",
                     background.lines["startingStep"],
@@ -826,6 +835,11 @@ class Rollout(Subject[Templates]):
         books.append(found)
         if found not in self.books:
             self.books.append(found)
+            if self.templates.named(name) > 1:
+                self.gate.remarks.append(
+                    f"of {self.templates.named(name)} templates called {name} that in "
+                    f"{found.document.path} is taken"
+                )
         if len(books) > 200:
             raise NotComputed("more than 200 templates")
         for inner in found.maps(found.document.spec, "templates"):

@@ -120,10 +120,16 @@ class Canary(Subject[Templates]):
                 "Move to the Gateway API.",
             )
         analysis = book.map(self.spec, "analysis")
-        if analysis is None or self.spec.get("skipAnalysis") is True:
-            why = "skipAnalysis is true" if analysis is not None else "no analysis"
-            line = self.spec.line_of("skipAnalysis")
-            self._no_gate(line, why)
+        if analysis is None:
+            book.refuse(
+                self.spec.line,
+                "analysis is missing",
+                "Give it; the definition of the kind asks for it even with "
+                "skipAnalysis.",
+            )
+            return None
+        if self.spec.get("skipAnalysis") is True:
+            self._no_gate(self.spec.line_of("skipAnalysis"), "skipAnalysis is true")
             return None
         self.gate.focus = self.spec.lines["analysis"]
         interval_s = self._interval(analysis)
@@ -146,6 +152,8 @@ class Canary(Subject[Templates]):
             tuple(stages), interval_s, threshold, self.window_s.pop(), tuple(metrics)
         )
         self.gate.looks = len(stages)
+        if any(book.refused for book in self.books):
+            return None
         self._judge(loop, analysis)
         return loop
 
@@ -414,6 +422,14 @@ class Canary(Subject[Templates]):
             raise NotRecognised("its template is in none of the files")
         if found not in self.books:
             self.books.append(found)
+            same = sum(
+                len(b) for (_, n), b in self.templates.found.items() if n == wanted
+            )
+            if same > 1:
+                self.gate.remarks.append(
+                    f"of {same} templates called {wanted} that in "
+                    f"{found.document.path} is taken"
+                )
         kind = found.document.spec.at("provider", "type")
         if kind != "prometheus":
             raise NotRecognised(f"measured by {str(kind)[:40]}")
