@@ -67,8 +67,9 @@ def _gate(gate: Gate) -> list[str]:
             if healthy.samples
             else "exact"
         )
-        lines.append(f"  {how}; {gate.looks} looks if all is well; requests until it "
-                     "is taken back or promoted")  # fmt: skip
+        looks = f"{gate.looks} look{'s' * (gate.looks != 1)}"
+        lines.append(f"  {how}; {looks} if all is well; requests until it is taken "
+                     "back or promoted")  # fmt: skip
     lines += [f"  not computed: {why}" for why in gate.not_computed]
     lines += [f"  note: {remark}" for remark in gate.remarks]
     return lines
