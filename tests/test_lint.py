@@ -531,6 +531,8 @@ BIG = {
     "fields": argo(metric()) + "".join(f"  unknown{n}: 1\n" for n in range(20_000)),
     "exponent": argo(metric()).replace("<= 0.01", "<= 1e-999999999"),
     "query": argo(metric(query="{{" * 400_000)),
+    "pattern": argo(metric(name="a" * 5000), "  dryRun: [{metricName: '.*.*.*.*.*x'}]"),
+    "name": argo(metric(name="a" * 120), "  dryRun: [{metricName: '.*.*.*.*x'}]"),
     "looks": argo(metric()).replace("10m", "1s").replace("count: 3", "count: 1000000"),
     "empty looks": argo(metric("    consecutiveErrorLimit: 900000")).replace(
         "setWeight: 20", "setWeight: 0"

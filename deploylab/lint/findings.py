@@ -75,7 +75,7 @@ RULES = {
         "two-rollouts-of-one-target",
         ERROR,
         "Two controllers set the weights and pods of one workload in turn.",
-        "Keep one.",
+        "Keep one; where two folders are two environments, lint them apart.",
         "canary#when-to-use-a-canary",
     ),
     # The gate
@@ -114,9 +114,9 @@ RULES = {
     "DL105": Rule(
         "ends-before-it-looks",
         ERROR,
-        "The first look would come when the rollout is over; an analysis that is "
-        "stopped before it has looked is successful.",
-        "Shorten initialDelay, or pause longer.",
+        "The first look would come when the rollout is over, or startingStep lies "
+        "behind the last step; what has not looked is successful.",
+        "Shorten initialDelay, or pause longer; count startingStep from 0.",
     ),
     "DL106": Rule(
         "analysis-never-ends",
@@ -127,8 +127,9 @@ RULES = {
     "DL107": Rule(
         "last-steps-unwatched",
         WARNING,
-        "A background analysis ends at its count, and the rollout goes on.",
-        "Leave count out: it then looks until the last step is done.",
+        "A background analysis ends at its count, or without an interval after one "
+        "look, and the rollout goes on.",
+        "Give interval and no count: it then looks until the last step is done.",
     ),
     "DL108": Rule(
         "first-steps-unwatched",
@@ -153,7 +154,8 @@ RULES = {
     "DL111": Rule(
         "dry-run",
         WARNING,
-        "The metric is measured, and never stops a rollout.",
+        "The metric is measured, and never stops a rollout; a rule of dryRun holds for "
+        "every metric whose name contains what it matches.",
         "Take it off dryRun when it has proved itself.",
     ),
     "DL112": Rule(

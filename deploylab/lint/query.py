@@ -404,22 +404,23 @@ def _matches(sign: str, pattern: str, value: str) -> bool:
     """A Prometheus matcher."""
     if sign in ("=", "!="):
         return (pattern == value) == (sign == "=")
-    return contains(rf"^(?:{pattern})\Z", value) == (sign == "=~")
+    return contains(pattern, value, whole=True) == (sign == "=~")
 
 
-def contains(pattern: str, text: str) -> bool:
+def contains(pattern: str, text: str, whole: bool = False) -> bool:
     """Whether a regular expression matches somewhere; none is tried that may be slow.
 
-    Raises NotRecognised.
+    whole: whether it has to match all of the text. Raises NotRecognised.
     """
     quantifiers = len(re.findall(r"[*+?{]", pattern))
-    slow = len(pattern) > 200 or quantifiers > 5 or re.search(r"\)[*+?{]", pattern)
-    if slow or len(text) > 500:
+    slow = len(pattern) > 200 or quantifiers > 4 or re.search(r"\)[*+?{]", pattern)
+    if slow or (quantifiers and len(text) > 120):
         raise NotRecognised("a pattern in its query is too involved")
     try:
-        return re.search(pattern, text) is not None
+        found = (re.fullmatch if whole else re.search)(pattern, text)
     except (re.error, RecursionError, OverflowError):
         raise NotRecognised("a pattern in its query cannot be read") from None
+    return found is not None
 
 
 def _status(label: str, sign: str, pattern: str) -> str:
