@@ -53,7 +53,7 @@ def _add_lint(commands: argparse._SubParsersAction) -> None:
     )
     share, positive = _number(0, 1), _number(0, 1e7, above=True)
     linter.add_argument(
-        "paths", nargs="+", metavar="PATH", help="files, folders, or - for stdin"
+        "paths", nargs="*", metavar="PATH", help="files, folders, or - for stdin"
     )
     for flag, default, kind, says in (
         ("--rps", 20.0, positive, "requests a second, of all users"),
@@ -81,6 +81,23 @@ def _add_lint(commands: argparse._SubParsersAction) -> None:
         help="for whole repositories: files without a rollout may be anything, and "
         "nothing to lint is no failure",
     )
+    linter.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="pass files or folders over, as in templates or */dev/*; may be repeated",
+    )
+    linter.add_argument(
+        "--fail-on-unknown",
+        action="store_true",
+        help="exit status 1 also where nothing of a gate could be computed",
+    )
+    linter.add_argument(
+        "--rules",
+        action="store_true",
+        help="print all rules, each with what it means and a way out, and stop",
+    )
     linter.set_defaults(run=lint_files)
 
 
@@ -105,8 +122,16 @@ def _number(least: float, most: float, above: bool = False) -> Callable[[str], f
 def lint_files(options: argparse.Namespace) -> int:
     """Lint what the options name; the exit status."""
     from deploylab.lint import World, as_json, as_text, lint
-    from deploylab.lint.read import MAX_BYTES
+    from deploylab.lint.read import MAX_STDIN
+    from deploylab.lint.report import catalogue
 
+    if options.rules:
+        return _print(catalogue(), 0)
+    if not options.paths:
+        print(
+            "Nothing to lint: name files or folders, or - for stdin.", file=sys.stderr
+        )
+        return 2
     if options.bad <= options.healthy:
         print(
             f"--bad {options.bad:g} is not worse than --healthy {options.healthy:g}: "
@@ -119,15 +144,27 @@ def lint_files(options: argparse.Namespace) -> int:
     )
     stdin = b""
     if "-" in options.paths and sys.stdin:
-        stdin = sys.stdin.buffer.read(MAX_BYTES + 1)
-    report = lint(options.paths, world, stdin, options.skip_others)
+        stdin = sys.stdin.buffer.read(MAX_STDIN + 1)
+    report = lint(options.paths, world, stdin, options.skip_others, options.exclude)
+    return _print(
+        (as_json if options.format == "json" else as_text)(report),
+        report.status(options.fail_on, options.skip_others, options.fail_on_unknown),
+    )
+
+
+def _print(text: str, status: int) -> int:
+    """Print a report; its status, or 2 if it could not be written."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
     try:
-        print((as_json if options.format == "json" else as_text)(report), flush=True)
-    except BrokenPipeError:  # whoever read it has seen enough, as in `| head`
+        print(text, flush=True)
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return report.status(options.fail_on, options.skip_others)
+        if isinstance(error, BrokenPipeError):
+            return status  # whoever read it has seen enough, as in `| head`
+        print(f"The report cannot be written: {error.strerror}.", file=sys.stderr)
+        return 2
+    return status
 
 
 def check_notebooks(paths: list[Path]) -> int:

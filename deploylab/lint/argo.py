@@ -24,11 +24,14 @@ it short, although the documentation says so.
 
 from __future__ import annotations
 
+import difflib
+import itertools
 import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 
 from deploylab.lint.compute import (
     MAX_LOOKS,
@@ -45,10 +48,12 @@ from deploylab.lint.query import (
     STABLE,
     STABLE_HASH,
     UNKNOWN,
+    CanaryIngress,
     Names,
     NotRecognised,
     Ratio,
     condition,
+    contains,
     fill,
     recognise,
     seconds,
@@ -85,7 +90,7 @@ class Templates:
     """The analysis templates of all files, by kind, namespace and name."""
 
     def __init__(self, documents: Iterable[Document], findings: list[Finding]) -> None:
-        self.found: dict[tuple[str, str, str], Notebook] = {}
+        self.found: dict[tuple[str, str, str], list[Notebook]] = {}
         self._sound: set[int] = set()
         for document in documents:
             if document.kind in ("AnalysisTemplate", "ClusterAnalysisTemplate"):
@@ -93,20 +98,35 @@ class Templates:
                 space = (
                     "" if document.kind.startswith("Cluster") else document.namespace
                 )
-                self.found.setdefault((document.kind, space, document.name), book)
-        for book in self.found.values():
+                key = document.kind, space, document.name
+                self.found.setdefault(key, []).append(book)
+        for book in itertools.chain.from_iterable(self.found.values()):
             self._refuse_cycles(book, [])
 
-    def get(self, cluster: bool, namespace: str, name: str) -> Notebook | None:
-        """A template; one whose file has no namespace serves every namespace."""
+    def get(
+        self, cluster: bool, namespace: str, name: str, path: str
+    ) -> Notebook | None:
+        """A template; one whose file has no namespace serves every namespace.
+
+        path: of the file that refers to it. Raises Several.
+        """
         kind = "ClusterAnalysisTemplate" if cluster else "AnalysisTemplate"
         for space in ("",) if cluster else (namespace, ""):
             if (kind, space, name) in self.found:
-                return self.found[kind, space, name]
+                return nearest(self.found[kind, space, name], path, name)
         if not cluster and not namespace:
-            same = [b for (k, _, n), b in self.found.items() if (k, n) == (kind, name)]
-            return same[0] if len(same) == 1 else None
+            same = [
+                book
+                for (k, _, n), books in self.found.items()
+                if (k, n) == (kind, name)
+                for book in books
+            ]
+            return nearest(same, path, name) if same else None
         return None
+
+    def named(self, name: str) -> int:
+        """How many templates have a name, of any kind and namespace."""
+        return sum(len(books) for (_, _, n), books in self.found.items() if n == name)
 
     def _refuse_cycles(self, book: Notebook, above: list[Notebook]) -> None:
         if id(book) in self._sound:
@@ -117,7 +137,12 @@ class Templates:
             name, cluster = reference.get("templateName"), _cluster(reference)
             if not isinstance(name, str):
                 continue
-            next_book = self.get(cluster, book.document.namespace, name)
+            try:
+                next_book = self.get(
+                    cluster, book.document.namespace, name, book.document.path
+                )
+            except Several:
+                continue
             if next_book in (*above, book):
                 line = reference.line_of("templateName")
                 what = f"a cycle: the templates lead from {name} back to {name}"
@@ -129,8 +154,59 @@ class Templates:
         self._sound.add(id(book))
 
 
+class Several(NotRecognised):
+    """More than one template could be meant."""
+
+
+def nearest(books: list[Notebook], path: str, name: str) -> Notebook:
+    """The template in the file that refers to it, in its folder, or in one below.
+
+    Environments often lie side by side, each with templates of the same names. Raises
+    Several where no one of them is nearer than the others.
+    """
+
+    def steps(book: Notebook) -> int:
+        here, there = Path(path), Path(book.document.path)
+        near = (
+            here == there,
+            here.parent == there.parent,
+            here.parent in there.parents,
+        )
+        return near.index(True) if True in near else len(near)
+
+    order = sorted(books, key=steps)
+    if len(order) > 1 and steps(order[0]) == steps(order[1]):
+        first, second = (f"{b.document.path}:{b.document.line}" for b in order[:2])
+        raise Several(
+            f"{len(order)} templates are called {name} ({first}, {second}); give the "
+            "files of one environment alone"
+        )
+    return order[0]
+
+
 def _cycle(book: Notebook, what: str) -> Unreadable:
     return Unreadable(book.document.path, book.document.line, what, "Flatten them.")
+
+
+def _by_service(canary: Map, routing: Map) -> bool:
+    """Whether a router needs both Services (requireCanaryStableServices)."""
+    istio = routing.get("istio")
+    if "alb" in routing and "pingPong" not in canary:
+        return True
+    if "istio" in routing and not (
+        isinstance(istio, Map) and "destinationRule" in istio
+    ):
+        return True
+    return bool(
+        {"smi", "apisix", "ambassador", "nginx", "appMesh", "traefik"} & set(routing)
+    )
+
+
+def _ingresses(routing: Map | None) -> frozenset[str]:
+    """The main Ingresses of ingress-nginx."""
+    several = routing.at("nginx", "stableIngresses") if routing else None
+    names = several if isinstance(several, List) else []
+    return _strings(routing.at("nginx", "stableIngress") if routing else None, *names)
 
 
 def _references(node: Map) -> list[Map]:
@@ -154,6 +230,8 @@ class Rollout(Subject[Templates]):
         self.timeline = Timeline([(0.0, 0.0)], 0.0)
         self.plan: list[tuple[Measure, float, float | None]] = []
         self.pods_to_start = False
+        self.complete = True
+        self.counted = "replicas" in self.spec
         self.replicas = self.book.whole(self.spec, "replicas", 1) or 0
         strategy = self.book.map(self.spec, "strategy")
         both = [key for key in ("canary", "blueGreen") if strategy and key in strategy]
@@ -174,7 +252,8 @@ class Rollout(Subject[Templates]):
                 self._canary(manner)
             else:
                 self._blue_green(manner)
-            computed = self._schedule()
+            refused = any(book.refused for book in self.books)
+            computed = not refused and self._schedule()
         except NotComputed as why:
             self.gate.not_computed.append(str(why))
             computed = False
@@ -192,25 +271,46 @@ class Rollout(Subject[Templates]):
                 "stableService and canaryService are the same",
                 "Give each version a Service of its own.",
             )
-        if routing and not (stable and candidate) and "pingPong" not in canary:
+        if routing and not (stable and candidate) and _by_service(canary, routing):
             self.book.refuse(
                 canary.lines["trafficRouting"],
                 "trafficRouting needs canaryService and stableService",
                 "Name the two Services that the router chooses between.",
             )
+        self._refusals(canary, routing)
         self._routing(canary, routing)
         names = Names(
             candidate=_strings(candidate),
             stable=_strings(stable),
-            both=_strings(self.document.name, self.spec.at("workloadRef", "name")),
+            both=self._own_names(),
+            turns=_strings(
+                canary.at("pingPong", "pingService"),
+                canary.at("pingPong", "pongService"),
+            ),
+            ingress=_ingresses(routing),
         )
         steps = self.book.maps(canary, "steps")
         if len(steps) > MAX_STEPS:
             raise NotComputed(f"more than {MAX_STEPS} steps")
         background = self.book.map(canary, "analysis")
+        watched = background is not None
         starting = 0
         if background is not None:
             starting = self.book.whole(background, "startingStep", 0) or 0
+            if steps and starting > len(steps):
+                find(
+                    "DL105",
+                    background.lines["startingStep"],
+                    f"startingStep is {starting}, and there are {len(steps)} steps",
+                    "The analysis never starts, and a rollout that nothing watches "
+                    "is successful.",
+                    "Count from 0, which is the first step, or leave it out.",
+                )
+                self.gate.not_computed.append(
+                    "the background analysis never starts: by itself it lets every "
+                    "bad version through"
+                )
+                background = None
         now, began = 0.0, None
         weights: list[tuple[float, int, Map]] = []
         for place, step in enumerate(steps):
@@ -233,7 +333,8 @@ class Rollout(Subject[Templates]):
                     "DL108",
                     background.line_of("startingStep"),
                     f"the analysis starts {_time(began)} in; until then "
-                    f"{early[-1][1]} % of the requests are not watched",
+                    f"{100 * early[-1][1] / self._most(routing):g} % of the requests "
+                    "are not watched",
                     "What breaks at once is found late.",
                     "Leave startingStep out, or accept it for the first step alone.",
                 )
@@ -246,11 +347,14 @@ class Rollout(Subject[Templates]):
             raise NotComputed(
                 f"line {step.lines[kind]} has a step of kind {kind}: not modelled"
             )
-        if background is None and not inline:
+        if not watched and not inline:
             self._no_gate(canary.line_of("steps"), "no step and no background analysis")
         if not weights and (background is not None or inline):
             raise NotComputed(
-                "no setWeight: without steps Argo replaces pods as a Deployment does"
+                "no setWeight; what setHeaderRoute sends is not in the file"
+                if any("setHeaderRoute" in step for step in steps)
+                else "no setWeight: without steps Argo replaces pods as a Deployment "
+                "does"
             )
 
     def _step(
@@ -271,7 +375,7 @@ class Rollout(Subject[Templates]):
                 "Give each action a step of its own.",
             )
         if "setWeight" in step:
-            limit = 100
+            limit = self._most(routing)
             weight = self.book.whole(step, "setWeight", 0, 0, limit) or 0
             share = self._share(weight, step, routing, canary)
             self.timeline.shares.append((now, share))
@@ -289,6 +393,12 @@ class Rollout(Subject[Templates]):
             now += self._pause(step)
         if isinstance(step.get("setMirrorRoute"), Map):
             self._mirror(step.lines["setMirrorRoute"])
+        header = step.get("setHeaderRoute")
+        if isinstance(header, Map) and header.get("match"):
+            self.gate.not_computed.append(
+                f"what setHeaderRoute (line {step.lines['setHeaderRoute']}) sends the "
+                "new version: how many requests have these headers is not in the file"
+            )
         analysis = self.book.map(step, "analysis") if "analysis" in step else None
         if analysis is not None:
             now = self._run(analysis, now, None, names, step.lines["analysis"])
@@ -296,6 +406,13 @@ class Rollout(Subject[Templates]):
 
     def _pause(self, step: Map) -> float:
         pause = step.get("pause")
+        if pause is not None and not isinstance(pause, Map):
+            self.book.refuse(
+                step.lines["pause"],
+                f"pause is {str(pause)[:40]!r}, not a mapping",
+                "Write `pause: {duration: 10m}`, or `pause: {}` to wait for a person.",
+            )
+            return 0.0
         duration = pause.get("duration") if isinstance(pause, Map) else None
         if duration is None:
             waits = _time(self.world.person_s)
@@ -311,7 +428,7 @@ class Rollout(Subject[Templates]):
             self.book.refuse(
                 pause.lines["duration"],
                 f"the pause lasts {text[:40]!r}, which is no duration",
-                'Write seconds as a number, or "10m", "1h".',
+                'Write seconds as a number, or "10m", "1h"; a day is "24h".',
             )
             raise NotComputed(f"the pause on line {pause.lines['duration']} is unclear")
         return lasts_s
@@ -319,8 +436,7 @@ class Rollout(Subject[Templates]):
     def _pods(self, weight: int, routing: Map | None, canary: Map) -> tuple[int, int]:
         """(new, old) pods for a weight; with a router the old ones all stay."""
         if routing:
-            most = self.book.whole(routing, "maxTrafficWeight", 100, 1, 10**6) or 100
-            mine = math.ceil(Fraction(self.replicas * weight, most))
+            mine = math.ceil(Fraction(self.replicas * weight, self._most(routing)))
             return min(mine, self.replicas), self.replicas
         surge = canary.get("maxSurge", "25%")
         surges = not (surge == 0 or re.fullmatch(r"0+%?", str(surge)))
@@ -329,8 +445,12 @@ class Rollout(Subject[Templates]):
     def _share(self, weight: int, step: Map, routing: Map | None, canary: Map) -> float:
         """The share that a weight comes to: as asked with a router, else by pods."""
         if routing:
-            most = self.book.whole(routing, "maxTrafficWeight", 100, 1, 10**6) or 100
-            return min(1.0, weight / most)
+            return min(1.0, weight / self._most(routing))
+        if not self.counted:
+            raise NotComputed(
+                "without trafficRouting a share is that of pods, and replicas is not "
+                "in the file"
+            )
         mine, theirs = self._pods(weight, routing, canary)
         if not mine + theirs:
             return weight / 100
@@ -345,6 +465,81 @@ class Rollout(Subject[Templates]):
                 "Add trafficRouting, or more replicas, or ask for what they can give.",
             )
         return share
+
+    def _most(self, routing: Map | None) -> int:
+        """The weight that stands for all requests."""
+        if routing is None:
+            return 100
+        return self.book.whole(routing, "maxTrafficWeight", 100, 1, 10**6) or 100
+
+    def _own_names(self) -> frozenset[str]:
+        """Names of the whole workload, and of a Service as one calls it after it."""
+        own = _strings(self.document.name, self.spec.at("workloadRef", "name"))
+        ends = ("", "-svc", "-service")
+        return frozenset(name + end for name in own for end in ends)
+
+    def _refusals(self, canary: Map, routing: Map | None) -> None:
+        """What the controller refuses (pkg/apis/rollouts/validation, 009ba6b)."""
+        refuse, routes = self.book.refuse, routing or Map(0)
+        plugins = bool(routes.get("plugins"))
+        deadline = self.book.whole(self.spec, "progressDeadlineSeconds", 600, 0, 10**9)
+        ready = self.book.whole(self.spec, "minReadySeconds", 0, 0, 10**9)
+        if deadline is not None and ready and deadline <= ready:
+            refuse(
+                self.spec.line_of("minReadySeconds"),
+                f"minReadySeconds is {ready}, and progressDeadlineSeconds {deadline}",
+                "Let progressDeadlineSeconds be larger.",
+            )
+        for key in ("scaleDownDelaySeconds", "dynamicStableScale"):
+            if routing is None and canary.get(key) not in (None, False):
+                refuse(
+                    canary.lines[key],
+                    f"{key} without trafficRouting",
+                    "Leave it out, or add trafficRouting.",
+                )
+        shrinks = canary.get("dynamicStableScale") is True and routing is not None
+        if shrinks and canary.get("scaleDownDelaySeconds") is not None:
+            refuse(
+                canary.lines["dynamicStableScale"],
+                "dynamicStableScale and scaleDownDelaySeconds together",
+                "Keep one of the two.",
+            )
+        nothing = ("maxSurge", "maxUnavailable")
+        if all(re.fullmatch("0%?", str(canary.get(key))) for key in nothing):
+            refuse(
+                canary.lines["maxUnavailable"],
+                "maxSurge and maxUnavailable are both 0",
+                "Let one of them be at least 1.",
+            )
+        if "maxTrafficWeight" in routes and not (plugins or "nginx" in routes):
+            refuse(
+                routes.lines["maxTrafficWeight"],
+                "maxTrafficWeight is for nginx and plugins",
+                "Leave it out, and give weights from 0 to 100.",
+            )
+        named = {node.get("name") for node in self.book.maps(routes, "managedRoutes")}
+        able = {
+            "setCanaryScale": routing is not None,
+            "setHeaderRoute": plugins or bool({"istio", "alb", "apisix"} & set(routes)),
+            "setMirrorRoute": plugins or "istio" in routes,
+        }
+        for step in self.book.maps(canary, "steps"):
+            for key in able:
+                if step.get(key) is None:
+                    continue
+                name = step.at(key, "name")
+                if not able[key]:
+                    refuse(
+                        step.lines[key],
+                        f"{key} without a router that can do it",
+                        "Leave the step out, or route by Istio.",
+                    )
+                elif key != "setCanaryScale" and name not in named:
+                    refuse(
+                        step.lines[key],
+                        f"{key} names {str(name)[:40]}, which is not in managedRoutes",
+                        "List it in trafficRouting.managedRoutes.",
+                    )
 
     def _routing(self, canary: Map, routing: Map | None) -> None:
         find = self.book.find
@@ -367,7 +562,7 @@ class Rollout(Subject[Templates]):
                 "serve old weights while connections last.",
                 "Move to the Gateway API.",
             )
-        if canary.get("dynamicStableScale") is True:
+        if canary.get("dynamicStableScale") is True and routing is not None:
             find(
                 "DL305",
                 canary.lines["dynamicStableScale"],
@@ -415,21 +610,28 @@ class Rollout(Subject[Templates]):
             )
         if manner.get("autoPromotionEnabled") is False:
             after = book.whole(manner, "autoPromotionSeconds", None, 0, 10**7)
-            if after is None:
-                self.gate.remarks.append("the switch waits for a person")
+            most = "" if after is None else f", {after} s at the most"
+            self.gate.remarks.append(
+                f"the switch waits for a person{most}; times are counted from it"
+            )
         before = book.map(manner, "prePromotionAnalysis")
         after_map = book.map(manner, "postPromotionAnalysis")
         names = Names(
             candidate=_strings(preview),
-            both=_strings(active, self.document.name),
+            both=_strings(active) | self._own_names(),
         )
         if before is not None:
             line = manner.lines["prePromotionAnalysis"]
-            self.gate.not_computed.append(
-                f"prePromotionAnalysis (line {line}): users send nothing to the "
-                "preview, so its traffic is not in the file"
+            measures = self._measures(before, names, line)
+            others = [m.why_not for m in measures if not m.metric]
+            why = (
+                "; ".join(dict.fromkeys(others))
+                if others and len(others) == len(measures)
+                else "users send nothing to the preview, so its traffic is not in the "
+                "file"
             )
-            for measure in self._measures(before, names, line):
+            self.gate.not_computed.append(f"prePromotionAnalysis (line {line}): {why}")
+            for measure in measures:
                 if measure.ratio and measure.metric:
                     measure.source.find(
                         "DL203",
@@ -503,7 +705,9 @@ class Rollout(Subject[Templates]):
                         f"the rollout goes on until {_time(until_s)}",
                         "In the background, too, it ends at its count (argo-rollouts "
                         "issue 1666); what comes later is not watched.",
-                        "Leave count out: it then looks until the last step is done.",
+                        "Leave count out: it then looks until the last step is done."
+                        if "count" in measure.node
+                        else "Give interval: without one it looks once.",
                     )
             self.plan.append((measure, at_s, until_s))
         if len(measures) > 1 and len(delays) > 1:
@@ -545,18 +749,11 @@ class Rollout(Subject[Templates]):
             self._collect(reference, self.book, books)
         if not _references(analysis):
             self.book.refuse(line, "an analysis without templates", "Name a template.")
-        given = self._arguments(analysis)
-        dry = {str(d.get("metricName")) for d in self.book.maps(analysis, "dryRun")}
+        names = replace(names, arguments=self._merged(books, analysis))
         measures: list[Measure] = []
         for book in books:
-            arguments = self._merged(book, given, analysis)
-            local = replace(names, arguments=arguments)
-            spec = book.document.spec
-            dry_here = dry | {
-                str(d.get("metricName")) for d in book.maps(spec, "dryRun")
-            }
-            for node in book.maps(spec, "metrics"):
-                measure = self._measure(node, book, local)
+            for node in book.maps(book.document.spec, "metrics"):
+                measure = self._measure(node, book, names)
                 if any(measure.name == other.name for other in measures):
                     book.refuse(
                         node.line,
@@ -564,26 +761,62 @@ class Rollout(Subject[Templates]):
                         "Call them differently.",
                     )
                     continue
-                if measure.name in dry_here or ".*" in dry_here:
-                    measure.dry = True
-                    book.find(
-                        "DL111",
-                        node.line,
-                        f"{measure.name} is a dry run",
-                        "It is measured, and never stops a rollout.",
-                        "Take it off dryRun when it has proved itself.",
-                    )
                 measures.append(measure)
+        rules = [(self.book, rule) for rule in self.book.maps(analysis, "dryRun")]
+        for book in books:
+            rules += [(book, r) for r in book.maps(book.document.spec, "dryRun")]
+        for book, rule in rules:
+            self._dry(book, rule, measures)
         return measures
+
+    def _dry(self, book: Notebook, rule: Map, measures: list[Measure]) -> None:
+        """Carry out one rule of dryRun (GetDryRunMetrics).
+
+        A regular expression that matches anywhere in the name, and has to match one.
+        """
+        pattern, line = rule.get("metricName"), rule.line_of("metricName")
+        if not isinstance(pattern, str):
+            return
+        try:
+            dry = [m for m in measures if contains(pattern, m.name)]
+        except NotRecognised:
+            raise NotComputed(
+                f"which metrics are dry runs by the pattern on line {line} is not "
+                "known here"
+            ) from None
+        for measure in dry:
+            measure.dry = True
+            measure.source.find(
+                "DL111",
+                measure.node.line,
+                f"{measure.name} is a dry run (by {pattern[:40]!r})",
+                "It is measured, and never stops a rollout; a rule of dryRun holds "
+                "for every metric whose name contains what it matches.",
+                "Take it off dryRun when it has proved itself.",
+            )
+        if not dry and self.complete:
+            close = difflib.get_close_matches(pattern, [m.name for m in measures], 1)
+            book.refuse(
+                line,
+                f"dryRun names {pattern[:40]!r}, which matches no metric",
+                f"Did you mean {close[0]}?" if close else "Take the rule out.",
+            )
 
     def _collect(self, reference: Map, book: Notebook, books: list[Notebook]) -> None:
         name = book.text(reference, "templateName")
-        found = self.templates.get(
-            _cluster(reference),
-            book.document.namespace or self.document.namespace,
-            name,
-        )
+        try:
+            found = self.templates.get(
+                _cluster(reference),
+                book.document.namespace or self.document.namespace,
+                name,
+                book.document.path,
+            )
+        except Several as why:
+            self.gate.not_computed.append(str(why))
+            self.complete = False
+            return
         if not found:
+            self.complete = False
             kind = (
                 "ClusterAnalysisTemplate" if _cluster(reference) else "AnalysisTemplate"
             )
@@ -600,40 +833,73 @@ class Rollout(Subject[Templates]):
         if found in books:
             return
         books.append(found)
+        if found not in self.books:
+            self.books.append(found)
+            if self.templates.named(name) > 1:
+                self.gate.remarks.append(
+                    f"of {self.templates.named(name)} templates called {name} that in "
+                    f"{found.document.path} is taken"
+                )
         if len(books) > 200:
             raise NotComputed("more than 200 templates")
         for inner in found.maps(found.document.spec, "templates"):
             self._collect(inner, found, books)
 
     def _arguments(self, analysis: Map) -> dict[str, str]:
+        """What the rollout gives, by name."""
         given = {}
         for entry in self.book.maps(analysis, "args"):
-            name, value = entry.get("name"), entry.get("value")
+            name, source = entry.get("name"), entry.get("valueFrom")
             if not isinstance(name, str):
                 continue
-            if value is not None:
-                given[name] = str(value)[:500]
-            else:
-                given[name] = {
-                    "Latest": LATEST_HASH,
-                    "Stable": STABLE_HASH,
-                }.get(str(entry.at("valueFrom", "podTemplateHashValue")), UNKNOWN)
+            if entry.get("value") is not None:
+                given[name] = str(entry["value"])[:500]
+            elif isinstance(source, Map):
+                known = {"Latest": LATEST_HASH, "Stable": STABLE_HASH}
+                field = self._field(str(source.at("fieldRef", "fieldPath")))
+                hashed = known.get(str(source.get("podTemplateHashValue")))
+                given[name] = hashed or field or UNKNOWN
         return given
 
-    def _merged(
-        self, book: Notebook, given: dict[str, str], analysis: Map
-    ) -> dict[str, str]:
-        """A template's arguments with the rollout's values (MergeArgs)."""
-        arguments = dict(given)
-        for entry in book.maps(book.document.spec, "args"):
-            name = entry.get("name")
-            if not isinstance(name, str) or name in given:
-                continue
-            if entry.get("value") is not None:
-                arguments[name] = str(entry["value"])[:500]
-            elif entry.get("valueFrom") is not None:
-                arguments[name] = UNKNOWN
-            else:
+    def _field(self, path: str) -> str:
+        """A field of the rollout's metadata that an argument refers to, or ""."""
+        found = re.fullmatch(r"metadata\.(\w+)(?:\['([^']+)'\])?", path)
+        if not found:
+            return ""
+        keys = [key for key in found.groups() if key]
+        value = self.document.root.at("metadata", *keys)
+        return value[:500] if isinstance(value, str) else ""
+
+    def _merged(self, books: list[Notebook], analysis: Map) -> dict[str, str]:
+        """The arguments of all templates with the rollout's (flattenArgs, MergeArgs).
+
+        What one template gives serves the others of the same analysis.
+        """
+        given = self._arguments(analysis)
+        arguments: dict[str, str] = {}
+        wanting: dict[str, Notebook] = {}
+        for book in books:
+            for entry in book.maps(book.document.spec, "args"):
+                name = entry.get("name")
+                if not isinstance(name, str):
+                    continue
+                value = entry.get("value")
+                if value is not None:
+                    text = str(value)[:500]
+                    if arguments.get(name, UNKNOWN) not in (UNKNOWN, text):
+                        book.refuse(
+                            entry.lines["value"],
+                            f"the argument {name} has another value in another "
+                            "template of the same analysis",
+                            "Give it in one of them, or the same value in both.",
+                        )
+                    arguments[name] = text
+                elif entry.get("valueFrom") is not None:
+                    arguments.setdefault(name, UNKNOWN)
+                else:
+                    wanting.setdefault(name, book)
+        for name, book in wanting.items():
+            if name not in arguments and name not in given and self.complete:
                 self.book.find(
                     "DL005",
                     analysis.line,
@@ -641,12 +907,13 @@ class Rollout(Subject[Templates]):
                     "Without a value the analysis is an error, and the rollout aborts.",
                     f"Give {name} below args.",
                 )
-        return arguments
+        return arguments | given
 
     def _measure(self, node: Map, book: Notebook, names: Names) -> Measure:
         """One metric, with what is refused or cannot work taken down."""
         name = book.text(node, "name") or f"metric of line {node.line}"
-        filled = _filled(node, names)
+        filled, unknown = _filled(node, names)
+        refused = len(book.refused)
         interval_s = book.duration(filled, "interval")
         delay_s = book.duration(filled, "initialDelay") or 0.0
         count = book.whole(filled, "count", None) or None
@@ -654,7 +921,9 @@ class Rollout(Subject[Templates]):
         doubts = book.whole(filled, "inconclusiveLimit", 0) or 0
         errors = book.whole(filled, "consecutiveErrorLimit", ERRORS_IN_A_ROW)
         in_a_row = book.whole(filled, "consecutiveSuccessLimit", 0) or 0
-        if count and count > 1 and interval_s is None:
+        if unknown:
+            count = None
+        if count and count > 1 and "interval" not in node:
             book.refuse(
                 node.lines["count"],
                 f"{name} has a count and no interval",
@@ -667,9 +936,11 @@ class Rollout(Subject[Templates]):
                 "Give interval a time above 0, such as 10m.",
             )
             interval_s = None
-        if count is None and interval_s is None:
+        if count is None and interval_s is None and not unknown:
             count = 1
         self._limits(node, book, name, count, failures, doubts)
+        if unknown:
+            count = 1
         measure = Measure(
             node, book, name, delay_s, interval_s, count,
             ERRORS_IN_A_ROW if errors is None else errors, None, None, "",
@@ -688,6 +959,10 @@ class Rollout(Subject[Templates]):
         try:
             if provider != "prometheus":
                 raise NotRecognised(f"measured by {provider or 'nothing'}")
+            if unknown:
+                raise NotRecognised(f"the value of its {unknown} is not in the files")
+            if len(book.refused) > refused:
+                raise NotRecognised("a value of it is refused")
             if in_a_row:
                 raise NotRecognised("consecutiveSuccessLimit is not modelled")
             ratio = recognise(node.at("provider", "prometheus", "query"), names)
@@ -697,6 +972,9 @@ class Rollout(Subject[Templates]):
             ]
         except NotRecognised as why:
             measure.why_not = str(why)
+            if isinstance(why, CanaryIngress):
+                line = node.line_of("provider", "prometheus", "query")
+                canary_ingress(book, line, name, why)
             return measure
         if not any(bounds):
             measure.why_not = "it has no condition"
@@ -816,6 +1094,10 @@ class Rollout(Subject[Templates]):
             self.timeline.metrics.append(measure.metric)
             looks += self._looks(measure, at_s, until_s, window_s, rate)
             self._windows(measure, at_s, until_s, window_s)
+        if self.plan and all(measure.dry for measure, _, _ in self.plan):
+            self.gate.not_computed.append(
+                "every metric is a dry run: a bad version always gets through"
+            )
         looks.sort(key=lambda look: look.at_s)
         self.timeline.looks = looks
         self.gate.looks = len(looks)
@@ -882,8 +1164,9 @@ class Rollout(Subject[Templates]):
             if self.pods_to_start
             else "not taken, because promotion comes first"
         )
+        silent = "" if self.counted else " (replicas is not in the file; taken as 1)"
         self.gate.remarks.append(
-            f"{measure.name} is due once more when the steps are done; {taken}"
+            f"{measure.name} is due once more when the steps are done; {taken}{silent}"
         )
 
     def _traffic(
@@ -988,7 +1271,8 @@ class Rollout(Subject[Templates]):
             for kind in ("limits", "requests"):
                 amounts = pod.at("resources", kind)
                 for key in amounts if isinstance(amounts, Map) else ():
-                    if re.search(r"(gpu|tpu)", key) and self.replicas <= 1:
+                    few = self.counted and self.replicas <= 1
+                    if re.search(r"(gpu|tpu)", key) and few:
                         self.book.find(
                             "DL310",
                             amounts.lines[key],
@@ -1038,6 +1322,18 @@ def reads(book: Notebook, line: int, metric: Metric) -> None:
             "The new one may fail every request, and this stays as it is.",
             "Choose the new version: its Service, or its pod hash (Latest).",
         )
+
+
+def canary_ingress(book: Notebook, line: int, name: str, why: CanaryIngress) -> None:
+    """A finding on a query that ingress-nginx has no counter for."""
+    book.find(
+        "DL211",
+        line,
+        f"{name} asks for {why.chosen}, under which ingress-nginx counts no request",
+        "It counts both versions under the main Ingress and its Service (ingress-nginx "
+        "issues 4026, 7976), so the query finds nothing.",
+        'Choose the main Ingress, and the new version by canary!="".',
+    )
 
 
 def no_value(book: Notebook, line: int, name: str, ratio: Ratio, why: str) -> None:
@@ -1141,16 +1437,18 @@ def _without_data(metric: Metric) -> str:
     return "doubt"
 
 
-def _filled(node: Map, names: Names) -> Map:
-    """A metric whose numbers may be arguments, filled in."""
-    filled = Map(node.line)
+def _filled(node: Map, names: Names) -> tuple[Map, str]:
+    """A metric whose numbers may be arguments, filled in; the first that is unknown."""
+    filled, unknown = Map(node.line), ""
     filled.lines = node.lines
     for key, value in node.items():
         text = (
             _text(value, names) if isinstance(value, str) and "{{" in value else value
         )
-        filled[key] = None if isinstance(text, str) and UNKNOWN in text else text
-    return filled
+        if isinstance(text, str) and UNKNOWN in text:
+            text, unknown = None, unknown or key
+        filled[key] = text
+    return filled, unknown
 
 
 def _text(value: object, names: Names) -> object:

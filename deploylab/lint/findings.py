@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -74,7 +75,7 @@ RULES = {
         "two-rollouts-of-one-target",
         ERROR,
         "Two controllers set the weights and pods of one workload in turn.",
-        "Keep one.",
+        "Keep one; where two folders are two environments, lint them apart.",
         "canary#when-to-use-a-canary",
     ),
     # The gate
@@ -113,9 +114,9 @@ RULES = {
     "DL105": Rule(
         "ends-before-it-looks",
         ERROR,
-        "The first look would come when the rollout is over; an analysis that is "
-        "stopped before it has looked is successful.",
-        "Shorten initialDelay, or pause longer.",
+        "The first look would come when the rollout is over, or startingStep lies "
+        "behind the last step; what has not looked is successful.",
+        "Shorten initialDelay, or pause longer; count startingStep from 0.",
     ),
     "DL106": Rule(
         "analysis-never-ends",
@@ -126,8 +127,9 @@ RULES = {
     "DL107": Rule(
         "last-steps-unwatched",
         WARNING,
-        "A background analysis ends at its count, and the rollout goes on.",
-        "Leave count out: it then looks until the last step is done.",
+        "A background analysis ends at its count, or without an interval after one "
+        "look, and the rollout goes on.",
+        "Give interval and no count: it then looks until the last step is done.",
     ),
     "DL108": Rule(
         "first-steps-unwatched",
@@ -152,7 +154,8 @@ RULES = {
     "DL111": Rule(
         "dry-run",
         WARNING,
-        "The metric is measured, and never stops a rollout.",
+        "The metric is measured, and never stops a rollout; a rule of dryRun holds for "
+        "every metric whose name contains what it matches.",
         "Take it off dryRun when it has proved itself.",
     ),
     "DL112": Rule(
@@ -275,6 +278,13 @@ RULES = {
         "A share of errors that has no value before the version's first error: a "
         "version without errors is taken back for want of a number.",
         "Write (sum(...) or vector(0)) for the errors, above the division.",
+    ),
+    "DL211": Rule(
+        "canary-ingress-is-not-counted",
+        WARNING,
+        "A query on the canary Ingress, or its Service: ingress-nginx counts both "
+        "versions under the main ones, so it finds nothing.",
+        'Choose the main Ingress, and the new version by canary!="".',
     ),
     # Traffic and instances
     "DL301": Rule(
@@ -405,10 +415,14 @@ class Gate:
 
 
 class Notebook:
-    """Takes down findings on one document, and reads its values with their types."""
+    """Takes down findings on one document, and reads its values with their types.
+
+    refused: what the engine refuses of it, so that no figure of it would be true.
+    """
 
     def __init__(self, document: Document, findings: list[Finding]) -> None:
         self.document, self.findings = document, findings
+        self.refused: list[str] = []
         self._seen = set(findings) if len(findings) < 1000 else set()
         self._unknown_fields = 0
 
@@ -433,6 +447,7 @@ class Notebook:
         """Take down a value that the engine refuses."""
         why = "The API server or the controller refuses it, and nothing is rolled out."
         self.find("DL003", line, what, why, do)
+        self.refused.append(f"line {line} is refused ({what})")
 
     def map(self, node: Map, key: str) -> Map | None:
         """A mapping below a key; a finding if it is something else."""
@@ -468,11 +483,8 @@ class Notebook:
         if value is None:
             return silent
         if isinstance(value, str) and value.strip().isascii() and len(value) < 10:
-            try:
+            with contextlib.suppress(ValueError):
                 value = int(value)
-            except ValueError:
-                if "{{" in value or "@" in value:
-                    return silent
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
@@ -524,7 +536,7 @@ class Notebook:
             self.refuse(
                 node.lines[key],
                 f"{key} is {_shown(value)}, which is no duration",
-                'Write a number and a unit, as in "30s", "5m" or "1h30m".',
+                'Write a number and a unit, as in "30s" or "5m"; a day is "24h".',
             )
         return lasts_s
 
@@ -578,7 +590,8 @@ Templates = TypeVar("Templates")
 class Subject(Generic[Templates]):
     """A document that is judged: its gate, and a notebook for the findings on the way.
 
-    templates: those of all files that it may refer to.
+    templates: those of all files that it may refer to. books: those of the document
+    and of the templates that it does refer to.
     """
 
     #: Whose semantics.
@@ -593,6 +606,7 @@ class Subject(Generic[Templates]):
     ) -> None:
         self.document, self.templates, self.world = document, templates, world
         self.book = Notebook(document, findings)
+        self.books = [self.book]
         self.spec = document.spec
         self.gate = Gate(
             document.path, document.line, document.kind, document.name, self.engine

@@ -14,14 +14,18 @@ more than the documentation says. No values are a failed check.
 
 from __future__ import annotations
 
+import difflib
 import itertools
+import re
 from collections.abc import Iterable
 from fractions import Fraction
 
 from deploylab.lint.argo import (
     _time,
+    canary_ingress,
     few_errors,
     makes_no_sense,
+    nearest,
     no_value,
     reads,
 )
@@ -31,6 +35,7 @@ from deploylab.lint.query import (
     BOTH,
     CANDIDATE,
     STABLE,
+    CanaryIngress,
     Names,
     NotRecognised,
     Ratio,
@@ -46,23 +51,37 @@ BY_VERSION = ("", "istio", "linkerd", "appmesh", "appmesh:v1beta2", "contour", "
     "gatewayapi:v1beta1", "kubernetes", "smi:v1alpha2", "smi:v1alpha3")  # fmt: skip
 
 
+#: What the CustomResourceDefinition lists (artifacts/flagger/crd.yaml, 023004d), and
+#: what older ones did.
+PROVIDERS = (*BY_VERSION, "nginx", "smi:v1alpha1", "gatewayapi:v1alpha2")
+HOOKS = ("", "confirm-rollout", "pre-rollout", "rollout", "confirm-promotion",
+    "post-rollout", "event", "rollback", "confirm-traffic-increase")  # fmt: skip
+TARGETS = ("DaemonSet", "Deployment", "Service")
+
+
 class Templates:
     """The metric templates of all files, by namespace and name."""
 
     def __init__(self, documents: Iterable[Document], findings: list[Finding]) -> None:
-        self.found: dict[tuple[str, str], Notebook] = {}
+        self.found: dict[tuple[str, str], list[Notebook]] = {}
         for document in documents:
             if document.kind == "MetricTemplate":
                 book = Notebook(document, findings)
-                self.found.setdefault((document.namespace, document.name), book)
+                key = document.namespace, document.name
+                self.found.setdefault(key, []).append(book)
 
-    def get(self, namespace: str, name: str) -> Notebook | None:
-        """A template; where one side has no namespace, the name alone must do."""
-        exact = self.found.get((namespace, name)) or self.found.get(("", name))
-        if exact or namespace:
-            return exact
-        same = [book for (_, n), book in self.found.items() if n == name]
-        return same[0] if len(same) == 1 else None
+    def get(self, namespace: str, name: str, path: str) -> Notebook | None:
+        """A template; where one side has no namespace, the name alone must do.
+
+        path: of the file that refers to it. Raises Several.
+        """
+        same = self.found.get((namespace, name)) or self.found.get(("", name)) or []
+        if not same and not namespace:
+            same = [
+                book for (_, n), books in self.found.items() if n == name
+                for book in books
+            ]  # fmt: skip
+        return nearest(same, path, name) if same else None
 
 
 class Canary(Subject[Templates]):
@@ -83,6 +102,13 @@ class Canary(Subject[Templates]):
         book, find = self.book, self.book.find
         if book.map(self.spec, "targetRef") is None:
             book.refuse(self.spec.line, "targetRef is missing", "Name the Deployment.")
+        target = book.map(self.spec, "targetRef")
+        if target is not None:
+            self._one_of(target, "kind", TARGETS)
+        if difflib.get_close_matches(book.text(self.spec, "provider")[:60], PROVIDERS):
+            self._one_of(self.spec, "provider", PROVIDERS)  # else it may be a newer one
+        for alert in book.maps(book.map(self.spec, "analysis"), "alerts"):
+            self._one_of(alert, "severity", ("", "info", "warn", "error"))
         provider = book.text(self.spec, "provider")
         if provider == "nginx":
             find(
@@ -94,10 +120,16 @@ class Canary(Subject[Templates]):
                 "Move to the Gateway API.",
             )
         analysis = book.map(self.spec, "analysis")
-        if analysis is None or self.spec.get("skipAnalysis") is True:
-            why = "skipAnalysis is true" if analysis is not None else "no analysis"
-            line = self.spec.line_of("skipAnalysis")
-            self._no_gate(line, why)
+        if analysis is None:
+            book.refuse(
+                self.spec.line,
+                "analysis is missing",
+                "Give it; the definition of the kind asks for it even with "
+                "skipAnalysis.",
+            )
+            return None
+        if self.spec.get("skipAnalysis") is True:
+            self._no_gate(self.spec.line_of("skipAnalysis"), "skipAnalysis is true")
             return None
         self.gate.focus = self.spec.lines["analysis"]
         interval_s = self._interval(analysis)
@@ -120,11 +152,13 @@ class Canary(Subject[Templates]):
             tuple(stages), interval_s, threshold, self.window_s.pop(), tuple(metrics)
         )
         self.gate.looks = len(stages)
+        if any(book.refused for book in self.books):
+            return None
         self._judge(loop, analysis)
         return loop
 
     def _interval(self, analysis: Map) -> float:
-        interval_s = self.book.duration(analysis, "interval")
+        interval_s = self._duration(analysis, "interval")
         if interval_s is None:
             return INTERVAL_S
         if interval_s < FLOOR_S:
@@ -139,6 +173,7 @@ class Canary(Subject[Templates]):
 
     def _hooks(self, analysis: Map) -> None:
         for hook in self.book.maps(analysis, "webhooks"):
+            self._hook(hook)
             if hook.get("type") == "confirm-traffic-increase":
                 self.book.find(
                     "DL116",
@@ -168,6 +203,50 @@ class Canary(Subject[Templates]):
                 "Mirror only what reads, or give the copy a store of its own.",
             )
 
+    def _hook(self, hook: Map) -> None:
+        """What a webhook adds, which no file can tell (scheduler_hooks.go)."""
+        name = f"webhook {str(hook.get('name') or '')[:40]} (line {hook.line})"
+        kind = hook.get("type") or "rollout"
+        missing = [key for key in ("name", "url") if not hook.get(key)]
+        if missing:
+            self.book.refuse(
+                hook.line, f"a webhook without {' and '.join(missing)}", "Give both."
+            )
+        self._one_of(hook, "type", HOOKS)
+        if kind == "rollout":
+            why = "where it fails, the check has failed; and it may send requests"
+            self.gate.not_computed.append(f"{name}: {why}")
+        elif kind == "rollback":
+            self.gate.not_computed.append(f"{name}: it rolls back when it says so")
+        elif str(kind).startswith("confirm-"):
+            self.gate.remarks.append(f"{name} may wait for somebody; taken as no wait")
+
+    def _one_of(self, node: Map, key: str, known: tuple[str, ...]) -> None:
+        """Refuse a value that the definition of the kind does not list."""
+        value = node.get(key)
+        if value is None or value in known:
+            return
+        near = difflib.get_close_matches(str(value)[:60], known, 1)
+        self.book.refuse(
+            node.lines[key],
+            f"{key} is {str(value)[:40]!r}",
+            f"Did you mean {near[0]}?"
+            if near
+            else f"It is one of {', '.join(filter(None, known))}.",
+        )
+
+    def _duration(self, node: Map, key: str) -> float | None:
+        """A duration, in the form that the definition of the kind asks for."""
+        value = node.get(key)
+        if isinstance(value, str) and value and not re.match(r"[0-9]+(m|s)", value):
+            self.book.refuse(
+                node.lines[key],
+                f"{key} is {value[:40]!r}",
+                'Flagger takes minutes and seconds alone, as in "90s" or "60m".',
+            )
+            return None
+        return self.book.duration(node, key)
+
     # Stages
 
     def _stages(self, analysis: Map, provider: str) -> list[Stage]:
@@ -179,11 +258,11 @@ class Canary(Subject[Templates]):
             self.gate.remarks.append("provider kubernetes: 10 iterations are assumed")
         mirror = analysis.get("mirror") is True
         mirrored = (book.whole(analysis, "mirrorWeight", 100, 0, 100) or 100) / 100
+        if analysis.get("match"):
+            raise NotComputed(
+                "what share of requests the match rules choose is not in the file"
+            )
         if iterations:
-            if analysis.get("match"):
-                raise NotComputed(
-                    "what share of requests the match rules choose is not in the file"
-                )
             if not mirror:
                 raise NotComputed(
                     "before the switch users send nothing to the new version; what the "
@@ -265,11 +344,13 @@ class Canary(Subject[Templates]):
         metrics: list[Metric] = []
         for node in nodes:
             name = book.text(node, "name") or f"metric of line {node.line}"
-            window_s = book.duration(node, "interval") or METRIC_INTERVAL_S
+            window_s = self._duration(node, "interval") or METRIC_INTERVAL_S
             try:
                 ratio, source, line = self._ratio(node, name, window_s, provider)
             except NotRecognised as why:
                 self.gate.not_computed.append(f"{name}: {why}")
+                if isinstance(why, CanaryIngress):
+                    canary_ingress(book, node.line, name, why)
                 continue
             no_value(source, line, name, ratio, "No values are a failed check")
             made = self._limited(node, name, ratio)
@@ -309,14 +390,16 @@ class Canary(Subject[Templates]):
             return Ratio("successes", CANDIDATE, window_s, 100), self.book, node.line
         target = str(self.spec.at("targetRef", "name") or "")
         service = str(self.spec.at("service", "name") or target)
+        ingress = str(self.spec.at("ingressRef", "name") or target)
         names = Names(
             candidate=frozenset({target, f"{service}-canary"}) - {""},
+            ingress=frozenset({ingress}),
             stable=frozenset({f"{target}-primary", f"{service}-primary"}),
             both=frozenset({service}) - {target},
             arguments={
                 "name": self.document.name, "target": target, "service": service,
                 "namespace": self.document.namespace or "default",
-                "ingress": str(self.spec.at("ingressRef", "name") or target),
+                "ingress": ingress,
                 "route": str(self.spec.at("routeRef", "name") or target),
                 "interval": f"{window_s:g}s",
                 **self._variables(node),
@@ -327,7 +410,7 @@ class Canary(Subject[Templates]):
             return recognise(node["query"], names), self.book, query_line
         namespace = self.book.text(reference, "namespace") or self.document.namespace
         wanted = self.book.text(reference, "name")
-        found = self.templates.get(namespace, wanted)
+        found = self.templates.get(namespace, wanted, self.document.path)
         if not found:
             self.book.find(
                 "DL004",
@@ -337,6 +420,16 @@ class Canary(Subject[Templates]):
                 "Give its file as well, and mind the namespace.",
             )
             raise NotRecognised("its template is in none of the files")
+        if found not in self.books:
+            self.books.append(found)
+            same = sum(
+                len(b) for (_, n), b in self.templates.found.items() if n == wanted
+            )
+            if same > 1:
+                self.gate.remarks.append(
+                    f"of {same} templates called {wanted} that in "
+                    f"{found.document.path} is taken"
+                )
         kind = found.document.spec.at("provider", "type")
         if kind != "prometheus":
             raise NotRecognised(f"measured by {str(kind)[:40]}")

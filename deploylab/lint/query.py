@@ -57,12 +57,22 @@ _NOT_ALL = {
     "timeouts", "dropped", "rejected", "cancelled", "flight", "active", "pending",
 }  # fmt: skip
 _NAMESPACES = {label for label in _SERVICE if label.endswith("namespace")}
+#: Labels that say where a metric was scraped, in which many workloads may be.
+_ANY = {"job", "container", "reporter", "direction"}
 _MINE = {"canary", "candidate", "preview"}
 _THEIRS = {"stable", "primary"}
 
 
 class NotRecognised(Exception):
     """Why a query or a condition is not computed."""
+
+
+class CanaryIngress(NotRecognised):
+    """A query on the canary Ingress or its Service, which ingress-nginx never names."""
+
+    def __init__(self, chosen: str) -> None:
+        super().__init__(f"ingress-nginx counts no request under {chosen[:80]}")
+        self.chosen = chosen[:80]
 
 
 @dataclass(frozen=True)
@@ -87,26 +97,35 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Names:
-    """What tells the versions apart. Each set holds names of services or workloads."""
+    """What tells the versions apart. Each set holds names of services or workloads.
+
+    turns: Services that are the old version's in one release and the new one's in the
+    next. ingress: the main Ingress, under which ingress-nginx counts both versions.
+    """
 
     candidate: frozenset[str] = frozenset()
     stable: frozenset[str] = frozenset()
     both: frozenset[str] = frozenset()
+    turns: frozenset[str] = frozenset()
+    ingress: frozenset[str] = frozenset()
     arguments: Mapping[str, str] = field(default_factory=dict)
 
 
-def seconds(text: object) -> float | None:
-    """A duration of Go or Prometheus ("1h30m", "500ms", "2d") in s; None if it is not.
+def seconds(text: object, promql: bool = False) -> float | None:
+    """A duration of Go ("1h30m", "500ms", "1.5h") in s; None if it is not.
 
+    promql: of Prometheus, which knows days, weeks and years ("2d"), and no fractions.
     At most a year, or it is none.
     """
     units = {
         "ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0,
-        "h": 3600.0, "d": 86400.0, "w": 604800.0,
+        "h": 3600.0, "d": 86400.0, "w": 604800.0, "y": 31536000.0,
     }  # fmt: skip
     if not isinstance(text, str) or len(text) > 40:
         return None
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d|w)", text, re.ASCII)
+    number = r"\d+" if promql else r"\d+(?:\.\d+)?"
+    known = "ms|s|m|h|d|w|y" if promql else "ns|us|µs|ms|s|m|h"
+    parts = re.findall(rf"({number})({known})", text, re.ASCII)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
     total = sum(float(number) * units[unit] for number, unit in parts)
@@ -350,7 +369,7 @@ def recognise(query: object, names: Names) -> Ratio:
     waits = of == "errors" and top.or_else is None and share.or_else is None
     if share.rest:
         of = "successes" if of == "errors" else "errors"
-    window_s = seconds(top.window)
+    window_s = seconds(top.window, promql=True)
     if not window_s:
         raise NotRecognised(f"the window [{top.window}] of its query is not known")
     empty = share.or_else
@@ -358,7 +377,7 @@ def recognise(query: object, names: Names) -> Ratio:
         raise NotRecognised("its query is not a share of requests")
     return Ratio(
         of,
-        _reads(everything.matchers, names),
+        _reads(everything, names),
         None if top.function == "irate" else window_s,
         int(share.scale),
         empty,
@@ -382,17 +401,26 @@ def _counts_requests(metric: str) -> None:
 
 
 def _matches(sign: str, pattern: str, value: str) -> bool:
-    """A Prometheus matcher; patterns that could be slow are not tried."""
+    """A Prometheus matcher."""
     if sign in ("=", "!="):
         return (pattern == value) == (sign == "=")
+    return contains(pattern, value, whole=True) == (sign == "=~")
+
+
+def contains(pattern: str, text: str, whole: bool = False) -> bool:
+    """Whether a regular expression matches somewhere; none is tried that may be slow.
+
+    whole: whether it has to match all of the text. Raises NotRecognised.
+    """
     quantifiers = len(re.findall(r"[*+?{]", pattern))
-    if len(pattern) > 200 or quantifiers > 4 or re.search(r"\)[*+?{]", pattern):
+    slow = len(pattern) > 200 or quantifiers > 4 or re.search(r"\)[*+?{]", pattern)
+    if slow or (quantifiers and len(text) > 120):
         raise NotRecognised("a pattern in its query is too involved")
     try:
-        found = re.fullmatch(pattern, value) is not None
+        found = (re.fullmatch if whole else re.search)(pattern, text)
     except (re.error, RecursionError, OverflowError):
         raise NotRecognised("a pattern in its query cannot be read") from None
-    return found == (sign == "=~")
+    return found is not None
 
 
 def _status(label: str, sign: str, pattern: str) -> str:
@@ -414,36 +442,80 @@ def _status(label: str, sign: str, pattern: str) -> str:
     raise NotRecognised(f"its query takes neither all errors nor none by {label}")
 
 
-def _reads(matchers: frozenset[tuple[str, str, str]], names: Names) -> str:
+def _reads(flow: _Flow, names: Names) -> str:
     """Whose requests the labels choose."""
-    found = set()
-    for label, sign, pattern in matchers:
-        if UNKNOWN in pattern:
-            raise NotRecognised(f"the value of its label {label} is not in the files")
+    found, unknown = set(), ""
+    nginx = flow.metric.startswith("nginx_ingress_controller_")
+    for label, sign, pattern in sorted(flow.matchers):
         if label in _NAMESPACES or label in ("reporter", "direction"):
             continue
-        mark = _mark(label, sign, pattern, names)
+        if UNKNOWN in pattern:
+            raise NotRecognised(f"the value of its label {label} is not in the files")
+        chosen = f'{label}{sign}"{pattern}"'
+        if names.turns and _chooses(label, sign, pattern, names.turns):
+            raise NotRecognised(
+                f"whose requests {chosen[:80]} chooses changes with each release"
+            )
+        if label == "canary":
+            mark = _canary(sign, pattern, nginx)
+        elif nginx and label in _SERVICE:
+            mark = _ingress(label, sign, pattern, names)
+        else:
+            mark = _mark(label, sign, pattern, names)
         if mark:
             found.add(mark)
-        elif label in _SERVICE:
-            found.add(BOTH)
-        elif label not in _OTHER:
+        elif label in _SERVICE or label in _OTHER:
+            if label not in _ANY and not (nginx and label in _SERVICE):
+                unknown = unknown or chosen
+        else:
             raise NotRecognised(f"its query reads a part of the requests, by {label}")
     if {CANDIDATE, STABLE} <= found:
         raise NotRecognised("it is not clear which version its query reads")
-    for mark in (CANDIDATE, STABLE, BOTH):
+    for mark in (CANDIDATE, STABLE):
         if mark in found:
             return mark
+    if unknown:
+        raise NotRecognised(f"which version {unknown[:80]} chooses is not in the files")
+    if BOTH in found:
+        return BOTH
     raise NotRecognised("its query chooses no service, so it reads whatever there is")
 
 
+def _canary(sign: str, pattern: str, nginx: bool) -> str:
+    """The version that a matcher on a label `canary` chooses.
+
+    ingress-nginx (pull request 7696) leaves it empty for the main backend, and gives
+    the canary's name for the other; elsewhere only "", and "true", mean something.
+    """
+    wanted = sign in ("=", "=~")
+    if _matches(sign, pattern, ""):
+        if wanted and pattern in ("", "^$"):
+            return STABLE
+        if sign == "=~" and pattern in (".*", "^.*$"):
+            return BOTH
+    elif (sign, pattern) in (("!=", ""), ("!~", ""), ("!~", "^$")) or (
+        wanted and (nginx or pattern in ("true", ".+", "^.+$"))
+    ):
+        return CANDIDATE
+    return ""
+
+
+def _ingress(label: str, sign: str, pattern: str, names: Names) -> str:
+    """What a label of ingress-nginx other than `canary` chooses: never one version.
+
+    The canary's requests are counted under the main Ingress and its Service
+    (ingress-nginx issues 4026, 7976).
+    """
+    main = names.ingress | names.both | names.stable
+    if _chooses(label, sign, pattern, main):
+        return BOTH
+    if _mark(label, sign, pattern, replace(names, both=frozenset())) == CANDIDATE:
+        raise CanaryIngress(f'{label}{sign}"{pattern}"')
+    return ""
+
+
 def _mark(label: str, sign: str, pattern: str, names: Names) -> str:
-    """The version that one matcher chooses, "" if it chooses none."""
-    if label == "canary":
-        yes = (sign, pattern) == ("!=", "") or (
-            sign in ("=", "=~") and pattern == "true"
-        )
-        return CANDIDATE if yes else ""
+    """The version that one matcher chooses, "" if it is not known."""
     wanted = sign in ("=", "=~")
     if LATEST_HASH in pattern:
         return CANDIDATE if wanted else STABLE
@@ -455,7 +527,7 @@ def _mark(label: str, sign: str, pattern: str, names: Names) -> str:
         return CANDIDATE if mine else STABLE
     if mine:
         return BOTH
-    if _chooses(label, "=" if wanted else sign, pattern, names.both):
+    if _chooses(label, sign, pattern, names.both):
         return BOTH
     words = set(re.split(r"[^a-z]+", pattern.lower()))
     if words & _MINE and not words & _THEIRS:

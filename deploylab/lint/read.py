@@ -6,8 +6,10 @@ what cannot be read is an ``Unreadable`` with the file, the line and the way out
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from yaml.resolver import Resolver
 
 #: A larger file is no manifest that somebody wrote.
 MAX_BYTES = 1_000_000
+#: Of what comes through a pipe: all that a chart makes.
+MAX_STDIN = 20_000_000
 #: Values in one document, each alias counted with all that it stands for.
 MAX_VALUES = 50_000
 #: Levels of nesting; a Rollout with a whole pod template has about 15.
@@ -136,43 +140,71 @@ class Reading:
     faults: list[Unreadable] = field(default_factory=list)
 
 
-def read(paths: Iterable[str], stdin: bytes = b"", lenient: bool = False) -> Reading:
+def read(
+    paths: Iterable[str],
+    stdin: bytes = b"",
+    lenient: bool = False,
+    exclude: Sequence[str] = (),
+) -> Reading:
     """Read files, folders (their .yaml and .yml files) and "-" for ``stdin``.
 
     lenient: files that do not mention a kind that is known need not be readable; for
-    whole repositories, where there are other files too.
+    whole repositories, where there are other files too. exclude: patterns of paths that
+    are passed over. A document that cannot be read does not hide the others.
     """
     reading = Reading()
-    for path, text in _texts(paths, stdin, reading):
+    patches: dict[Path, str] = {}
+    for path, text in _texts(paths, stdin, reading, exclude):
         mentions = _KNOWN_KIND.search(text)
+        found: list[Document] = []
+        faults: list[Unreadable] = []
         try:
-            found = list(_documents(path, text, reading.notes))
+            _documents(path, text, found, faults, reading.notes, patches)
         except Unreadable as fault:
-            if lenient and not mentions:
-                reading.notes.append(f"{path}: passed over, nothing known in it")
-            else:
-                reading.faults.append(fault)
-            continue
-        if not found:
+            faults.append(fault)
+        if faults and lenient and not mentions:
+            reading.notes.append(f"{path}: passed over, nothing known in it")
+        else:
+            reading.faults += faults
+        if not found and not faults:
             reading.notes.append(
                 f"{path}: passed over, no document of the kinds {', '.join(KINDS)}"
             )
         reading.documents += found
+    for document in list(reading.documents):
+        by = patches.get(_resolved(document.path))
+        if by and document.path != "-":
+            reading.documents.remove(document)
+            reading.notes.append(
+                f"{document.path}:{document.line}: passed over, a patch of {by}; lint "
+                f"what comes of it: `kustomize build {Path(by).parent} | deploylab "
+                "lint -`"
+            )
     return reading
 
 
+def _resolved(path: str | Path) -> Path:
+    """A path by which the same file is known again; itself where that fails."""
+    try:
+        return Path(path).resolve()
+    except (OSError, ValueError, RuntimeError):
+        return Path(path)
+
+
 def _texts(
-    paths: Iterable[str], stdin: bytes, reading: Reading
+    paths: Iterable[str], stdin: bytes, reading: Reading, exclude: Sequence[str]
 ) -> Iterator[tuple[str, str]]:
     """Path and text of every file; what has none becomes a fault."""
-    for path, raw in _raw(paths, stdin, reading):
-        if len(raw) > MAX_BYTES:
+    for path, raw in _raw(paths, stdin, reading, exclude):
+        most = MAX_STDIN if path == "-" else MAX_BYTES
+        if len(raw) > most:
             reading.faults.append(
                 Unreadable(
                     path,
                     1,
-                    f"more than {MAX_BYTES:,} bytes, which no rollout configuration is",
-                    "Give the file with the rollout alone.",
+                    f"more than {most:,} bytes, which no rollout configuration is",
+                    "Give the rollout alone; of a chart, with `helm template "
+                    "--show-only`.",
                 )
             )
             continue
@@ -187,68 +219,130 @@ def _texts(
 
 
 def _raw(
-    paths: Iterable[str], stdin: bytes, reading: Reading
+    paths: Iterable[str], stdin: bytes, reading: Reading, exclude: Sequence[str]
 ) -> Iterator[tuple[str, bytes]]:
+    """Each file once, with its content."""
+    seen: set[Path | str] = set()
     for given in paths:
         if given == "-":
-            yield "-", stdin
+            if given not in seen:
+                seen.add(given)
+                yield "-", stdin
             continue
         try:
-            files = sorted(_files(Path(given)))
+            if not given:
+                raise ValueError("the path is empty")
+            files = sorted(_files(Path(given), reading))
             if not files:
                 reading.notes.append(f"{given}: no .yaml or .yml file in this folder")
             for path in files:
+                if any(_under(path, pattern) for pattern in exclude):
+                    reading.notes.append(f"{path}: passed over, excluded")
+                    continue
+                if _resolved(path) in seen:
+                    continue
+                seen.add(_resolved(path))
                 with path.open("rb") as file:
                     yield str(path), file.read(MAX_BYTES + 1)
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or str(error)
-            reading.faults.append(
-                Unreadable(
-                    given, 1, f"cannot be opened: {why}", "Check the path and rights."
-                )
-            )
+            reading.faults.append(_closed(given, error))
 
 
-def _files(path: Path) -> Iterator[Path]:
+def _closed(path: str, error: Exception) -> Unreadable:
+    why = getattr(error, "strerror", None) or str(error)
+    return Unreadable(path, 1, f"cannot be opened: {why}", "Check the path and rights.")
+
+
+def _under(path: Path, pattern: str) -> bool:
+    """Whether a pattern matches a path or a folder that it is in."""
+    places = [path, *path.parents]
+    return any(
+        fnmatch.fnmatchcase(text, pattern.rstrip("/"))
+        for place in places
+        for text in (str(place), place.name)
+    )
+
+
+def _files(path: Path, reading: Reading) -> Iterator[Path]:
+    """The YAML files of a folder; one that may not be read becomes a fault."""
     if not path.is_dir():
         yield path
         return
-    for found in path.rglob("*"):
-        hidden = any(part.startswith(".") for part in found.relative_to(path).parts)
-        if found.suffix in (".yaml", ".yml") and found.is_file() and not hidden:
-            yield found
+
+    def refused(error: OSError) -> None:
+        reading.faults.append(_closed(str(error.filename or path), error))
+
+    for folder, inside, names in os.walk(path, onerror=refused):
+        inside[:] = [name for name in inside if not name.startswith(".")]
+        for name in names:
+            found = Path(folder, name)
+            wanted = found.suffix in (".yaml", ".yml") and not name.startswith(".")
+            if wanted and found.is_file():
+                yield found
 
 
-def _documents(path: str, text: str, notes: list[str]) -> Iterator[Document]:
-    """The known documents of a text; others get a note. Raises Unreadable."""
-    roots = list(_compose(path, text))
-    while roots:
-        root = roots.pop(0)
-        if root is None:
-            continue
-        if not isinstance(root, Map):
-            line = getattr(root, "line", 1)
-            notes.append(f"{path}:{line}: passed over, not a mapping")
-            continue
-        kind, api = root.get("kind"), str(root.get("apiVersion", ""))
-        if kind == "List" and isinstance(root.get("items"), List):
-            roots = [item for item in root["items"] if isinstance(item, Map)] + roots
-        elif not isinstance(kind, str) or KINDS.get(kind) != api.split("/")[0]:
-            notes.append(
-                f"{path}:{root.line}: passed over, {kind or 'no kind'}"
-                f"{f' of {api}' if api else ''}"
-            )
-        else:
-            document = Document(path, root, kind)
-            _refuse_templates(document)
-            yield document
+def _documents(
+    path: str,
+    text: str,
+    found: list[Document],
+    faults: list[Unreadable],
+    notes: list[str],
+    patches: dict[Path, str],
+) -> None:
+    """Collect the known documents of a text; others get a note.
+
+    faults: documents that cannot be read, where the others can. patches: files that a
+    kustomization patches with, and by which. Raises Unreadable where the text ends.
+    """
+    for whole in _compose(path, text):
+        roots = [whole]
+        while roots:
+            root = roots.pop(0)
+            if root is None:
+                continue
+            if isinstance(root, Unreadable):
+                faults.append(root)
+                continue
+            if not isinstance(root, Map):
+                line = getattr(root, "line", 1)
+                notes.append(f"{path}:{line}: passed over, not a mapping")
+                continue
+            kind, api = root.get("kind"), str(root.get("apiVersion", ""))
+            if Path(path).stem == "kustomization" or api.startswith("kustomize."):
+                _patches(path, root, patches)
+            if kind == "List" and isinstance(root.get("items"), List):
+                items = [item for item in root["items"] if isinstance(item, Map)]
+                roots = items + roots
+            elif not isinstance(kind, str) or KINDS.get(kind) != api.split("/")[0]:
+                notes.append(
+                    f"{path}:{root.line}: passed over, {kind or 'no kind'}"
+                    f"{f' of {api}' if api else ''}"
+                )
+            else:
+                document = Document(path, root, kind)
+                try:
+                    _refuse_templates(document)
+                except Unreadable as fault:
+                    faults.append(fault)
+                else:
+                    found.append(document)
+
+
+def _patches(path: str, root: Map, patches: dict[Path, str]) -> None:
+    """Take down the files that a kustomization patches with."""
+    for key in ("patches", "patchesStrategicMerge"):
+        entries = root.get(key)
+        for entry in entries if isinstance(entries, List) else []:
+            name = entry.get("path") if isinstance(entry, Map) else entry
+            if isinstance(name, str) and len(name) < 500 and "\n" not in name:
+                patches[_resolved(Path(path).parent / name)] = path
 
 
 def _refuse_templates(document: Document) -> None:
     """Raise for placeholders that neither the engine nor Kubernetes fills in.
 
-    In the pod template others may stand for a reason (annotations that an injector
-    reads), so only Helm's own are refused there.
+    In the pod template and in annotations others may stand for a reason (an injector
+    reads them), so only Helm's own are refused there.
     """
     stack: list[tuple[Any, int, bool]] = [(document.root, document.line, False)]
     seen: set[int] = set()
@@ -266,7 +360,8 @@ def _refuse_templates(document: Document) -> None:
             if isinstance(node, Map):
                 for key, value in node.items():
                     stack.append((key, node.lines[key], pod))
-                    stack.append((value, node.lines[key], pod or key == "template"))
+                    free = pod or key in ("template", "annotations")
+                    stack.append((value, node.lines[key], free))
             else:
                 stack += [(v, at, pod) for v, at in zip(node, node.lines, strict=True)]
 
@@ -304,55 +399,31 @@ class _Open:
 
 
 def _compose(path: str, text: str) -> Iterator[Any]:
-    """Each document of a text as Map, List or a plain value. Raises Unreadable.
+    """Each document of a text as Map, List or a plain value, or as an Unreadable.
 
-    Built from the parser's events with a stack of our own, so depth and size are
-    known before they cost anything: an alias counts as all that it stands for, and
-    one that stands for a collection around it is a cycle.
+    Raises Unreadable where nothing more can be read. Of a document of another kind
+    that is too much, what was read until then is given.
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    stack: list[_Open] = []
-    anchors: dict[str, tuple[Any, int]] = {}
-    result: Any = None
+    opened = _Builder(path, text)
+    instead: Any = None
+    failed = False
     line = 1
     try:
         for event in yaml.parse(text, Loader=loader):
             line = event.start_mark.line + 1
             if isinstance(event, yaml.DocumentStartEvent):
-                anchors, result = {}, None
+                opened, failed = _Builder(path, text), False
             elif isinstance(event, yaml.DocumentEndEvent):
-                yield result
-            elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
-                if len(stack) >= MAX_DEPTH:
-                    raise _too_much(path, line, f"nested more than {MAX_DEPTH} deep")
-                if stack and isinstance(stack[-1].value, Map) and stack[-1].key is None:
-                    raise _bad_key(path, text, line)
-                mapping = isinstance(event, yaml.MappingStartEvent)
-                value = Map(line) if mapping else List(line)
-                stack.append(_Open(value, event.anchor))
-                if event.anchor:
-                    anchors.pop(event.anchor, None)
-            elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
-                if isinstance(event, yaml.ScalarEvent):
-                    value, size = _scalar(event), 1
-                    if event.anchor:
-                        anchors[event.anchor] = value, size
-                else:
-                    value, size = _alias(path, line, event.anchor, anchors, stack)
-                _add(path, text, line, stack, value, size, event)
-                if not stack:
-                    result = value
-            elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-                done = stack.pop()
-                _merge(done)
-                if done.anchor:
-                    anchors[done.anchor] = done.value, done.size
-                at = done.value.line
-                if stack:
-                    _add(path, text, at, stack, done.value, done.size, None)
-                else:
-                    result = done.value
+                yield instead if failed else opened.result
+            elif not failed:
+                try:
+                    opened.take(event, line)
+                except Unreadable as fault:
+                    failed, instead = True, opened.foreign() or fault
     except yaml.YAMLError as error:
+        if failed and isinstance(instead, Unreadable):
+            raise instead from None
         template = _template_in(path, text)
         if template:
             raise template from None
@@ -361,6 +432,61 @@ def _compose(path: str, text: str) -> Iterator[Any]:
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         do = "Mend the file; `kubectl apply --dry-run=client -f` would refuse it too."
         raise Unreadable(path, at, f"not YAML: {problem}", do) from None
+
+
+class _Builder:
+    """One document from the parser's events, with a stack of our own.
+
+    So depth and size are known before they cost anything: an alias counts as all that
+    it stands for, and one that stands for a collection around it is a cycle.
+    """
+
+    def __init__(self, path: str, text: str) -> None:
+        self.path, self.text = path, text
+        self.stack: list[_Open] = []
+        self.anchors: dict[str, tuple[Any, int]] = {}
+        self.result: Any = None
+
+    def foreign(self) -> Map | None:
+        """What was read, if it is known by then that it is of another kind."""
+        root = self.stack[0].value if self.stack else None
+        kind = root.get("kind") if isinstance(root, Map) else None
+        other = isinstance(kind, str) and kind not in (*KINDS, "List")
+        return root if other and isinstance(root, Map) else None
+
+    def take(self, event: yaml.Event, line: int) -> None:
+        """Take one event. Raises Unreadable."""
+        path, text, stack = self.path, self.text, self.stack
+        if isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            if len(stack) >= MAX_DEPTH:
+                raise _too_much(path, line, f"nested more than {MAX_DEPTH} deep")
+            if stack and isinstance(stack[-1].value, Map) and stack[-1].key is None:
+                raise _bad_key(path, text, line)
+            mapping = isinstance(event, yaml.MappingStartEvent)
+            value: Any = Map(line) if mapping else List(line)
+            stack.append(_Open(value, event.anchor))
+            if event.anchor:
+                self.anchors.pop(event.anchor, None)
+        elif isinstance(event, (yaml.ScalarEvent, yaml.AliasEvent)):
+            if isinstance(event, yaml.ScalarEvent):
+                value, size = _scalar(event), 1
+                if event.anchor:
+                    self.anchors[event.anchor] = value, size
+            else:
+                value, size = _alias(path, line, event.anchor, self.anchors, stack)
+            _add(path, text, line, stack, value, size, event)
+            if not stack:
+                self.result = value
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            done = stack.pop()
+            _merge(done)
+            if done.anchor:
+                self.anchors[done.anchor] = done.value, done.size
+            if stack:
+                at = done.value.line
+                _add(path, text, at, stack, done.value, done.size, None)
+            else:
+                self.result = done.value
 
 
 def _alias(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from deploylab.lint.compute import Chances, World
-from deploylab.lint.findings import SEVERITIES, Gate
+from deploylab.lint.findings import RULES, SEVERITIES, Gate
 
 if TYPE_CHECKING:
     from deploylab.lint.run import Report
@@ -66,8 +67,9 @@ def _gate(gate: Gate) -> list[str]:
             if healthy.samples
             else "exact"
         )
-        lines.append(f"  {how}; {gate.looks} looks if all is well; requests until it "
-                     "is taken back or promoted")  # fmt: skip
+        looks = f"{gate.looks} look{'s' * (gate.looks != 1)}"
+        lines.append(f"  {how}; {looks} if all is well; requests until it is taken "
+                     "back or promoted")  # fmt: skip
     lines += [f"  not computed: {why}" for why in gate.not_computed]
     lines += [f"  note: {remark}" for remark in gate.remarks]
     return lines
@@ -105,7 +107,20 @@ def _total(report: Report) -> str:
         for severity in reversed(SEVERITIES)
     ]
     said = ", ".join(f"{n} {severity}{'s' * (n != 1)}" for n, severity in counts if n)
+    blind = sum(gate.healthy is None for gate in report.gates)
+    if blind:
+        blind_of = f"; of {blind} of {len(report.gates)} gates nothing is computed"
+        return (said or "no findings") + blind_of
     return said or "no findings"
+
+
+def catalogue(rules: Iterable[str] = ()) -> str:
+    """The rules, or those that are named, each with what it means and a way out."""
+    return "\n".join(
+        f"{name} {RULES[name].name} ({RULES[name].severity})\n"
+        f"    {RULES[name].what}\n    Do: {RULES[name].do}"
+        for name in rules or RULES
+    )
 
 
 def _sentence(text: str) -> str:

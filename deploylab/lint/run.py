@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from deploylab.lint import argo, flagger, strategy
 from deploylab.lint.compute import (
@@ -43,10 +44,17 @@ class Report:
     unreadable: list[Unreadable] = field(default_factory=list)
     documents: int = 0
 
-    def status(self, fail_on: str = ERROR, lenient: bool = False) -> int:
-        """0; 1 with a finding at or above a severity; 2 if something was not read."""
+    def status(
+        self, fail_on: str = ERROR, lenient: bool = False, unknown: bool = False
+    ) -> int:
+        """0; 1 with a finding at or above a severity; 2 if something was not read.
+
+        unknown: also 1 with a gate of which nothing was computed.
+        """
         if self.unreadable or (not self.documents and not lenient):
             return 2
+        if unknown and any(gate.healthy is None for gate in self.gates):
+            return 1
         worst = SEVERITIES.index(fail_on)
         return int(any(SEVERITIES.index(f.severity) >= worst for f in self.findings))
 
@@ -56,13 +64,14 @@ def lint(
     world: World | None = None,
     stdin: bytes = b"",
     lenient: bool = False,
+    exclude: Sequence[str] = (),
 ) -> Report:
     """Read files, folders or "-", and say what is in them. Raises nothing for a file.
 
-    lenient: see ``read``.
+    lenient, exclude: see ``read``.
     """
     world = world or World()
-    reading = read(paths, stdin, lenient)
+    reading = read(paths, stdin, lenient, exclude)
     report = Report(world, notes=reading.notes, unreadable=reading.faults)
     findings = report.findings
     documents = reading.documents
@@ -83,16 +92,21 @@ def lint(
         return report
     metrics = flagger.Templates(documents, findings)
     for document in documents:
-        made: tuple[Gate, Timeline | Loop | None]
+        subject: argo.Rollout | flagger.Canary | strategy.Strategy
         if document.kind == "Rollout":
-            made = argo.Rollout(document, analyses, world, findings).read()
+            subject = argo.Rollout(document, analyses, world, findings)
         elif document.kind == "Canary":
-            made = flagger.Canary(document, metrics, world, findings).read()
+            subject = flagger.Canary(document, metrics, world, findings)
         elif document.kind == "Strategy":
-            made = strategy.Strategy(document, None, world, findings).read()
+            subject = strategy.Strategy(document, None, world, findings)
         else:
             continue
+        made: tuple[Gate, Timeline | Loop | None] = subject.read()
         gate, plan = made
+        for book in subject.books:
+            where = "" if book.document.path == gate.path else f"{book.document.path}: "
+            gate.not_computed += [where + reason for reason in book.refused]
+            plan = None if book.refused else plan
         gate.not_computed = list(dict.fromkeys(gate.not_computed))
         gate.remarks = list(dict.fromkeys(gate.remarks))
         report.gates.append(gate)
@@ -190,7 +204,11 @@ def _dilution(plan: Timeline | Loop, world: World, book: Notebook, line: int) ->
 
 
 def _one_target_each(documents: list[Document], findings: list[Finding]) -> None:
-    """Findings on two rollouts that move the same workload."""
+    """Findings on two rollouts that move the same workload.
+
+    One that is written twice is one; and where no namespace is given, another folder
+    may be another environment.
+    """
     seen: dict[tuple[str, ...], Document] = {}
     for document in documents:
         key = {"Rollout": "workloadRef", "Canary": "targetRef"}.get(document.kind)
@@ -199,13 +217,15 @@ def _one_target_each(documents: list[Document], findings: list[Finding]) -> None
         if key is None or not target or not isinstance(name, str):
             continue
         kind = str(document.spec.at(key, "kind"))
-        place = document.namespace, kind, name
-        if place in seen:
+        folder = "" if document.namespace else str(Path(document.path).parent)
+        place = document.namespace, folder, kind, name
+        other = seen.get(place)
+        if other and (other.kind, other.name) != (document.kind, document.name):
             Notebook(document, findings).find(
                 "DL006",
                 document.spec.lines[key],
-                f"{kind} {name} is already the target of {seen[place].name} "
-                f"({seen[place].path}:{seen[place].line})",
+                f"{kind} {name} is already the target of {other.name} "
+                f"({other.path}:{other.line})",
                 "Two controllers set its weights and pods in turn.",
                 "Keep one.",
             )
