@@ -670,6 +670,16 @@ def test_the_command_reads_stdin_and_prints_what_it_assumes():
     assert done.stderr == ""
 
 
+def test_requests_at_random_are_said_where_they_matter():
+    """At 34 requests a second a limit of 1 % lies at an edge; at 20 it does not."""
+    path = str(CONFIGS / "single_error_at_low_traffic.yaml")
+    done = run(path, "--rps", "34")
+    assert re.search(r"aborted +0\.1665 \(0\.5703 if requests come at", done.stdout)
+    says = "0.57 if requests come at random (0.167 at a steady rate)"
+    assert f"a healthy release is stopped with a chance of {says}" in done.stdout
+    assert "random" not in run(path, "--rps", "20").stdout
+
+
 def test_a_reader_that_has_seen_enough_is_no_failure():
     with subprocess.Popen(
         [sys.executable, "-m", "deploylab.cli", "lint", str(CONFIGS)],
@@ -693,6 +703,7 @@ def test_json_has_the_documented_fields():
         "aborted", "waits", "promoted", "exposed", "seconds", "samples",
         "standard_errors",
     }  # fmt: skip
+    assert set(gate["bad_at_random"]) == set(gate["bad"])
     assert {
         "rule",
         "name",

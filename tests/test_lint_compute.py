@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import product
 from math import sqrt
@@ -19,11 +20,13 @@ from deploylab.lint.compute import (
     Stage,
     Timeline,
     World,
+    at_random,
     binomial,
     chances,
     disjoint,
     errors_of,
     loop_chances,
+    poisson,
 )
 from deploylab.lint.query import BOTH, CANDIDATE, Bound
 
@@ -319,3 +322,120 @@ def test_what_is_too_large_has_no_number():
 )
 def test_bounds_on_whole_numbers_of_errors(bound, requests, errors):
     assert bound.errors(requests) == errors
+
+
+# Requests that come at random
+
+
+@pytest.mark.parametrize("mean", [0.3, 1, 17.5, 102, 4_000])
+def test_the_poisson_law_is_scipys(mean):
+    law = poisson(mean)
+    k = np.arange(law.first, law.first + len(law.chances))
+    assert abs(law.chances - stats.poisson.pmf(k, mean)).max() < 1e-11
+
+
+def one_error_in_many(mean: int, **metric) -> tuple[Timeline, World]:
+    """Ten looks at a Poisson number of requests, all the candidate's; 99 % are good."""
+    timeline, world = gate(mean, metric.pop("failures", 0))
+    look = {"empty": metric.pop("empty", "error")}
+    timeline.looks = [one._replace(**look) for one in timeline.looks]
+    timeline.metrics = [replace(timeline.metrics[0], **metric)]
+    return timeline, world
+
+
+@pytest.mark.parametrize("mean", [20, 99, 102, 140])
+@pytest.mark.parametrize("failures", [0, 2])
+def test_at_random_a_look_is_a_mixture_of_binomial_tails(mean, failures):
+    """The sum over all numbers of requests, by another library and the limit itself."""
+    timeline, world = one_error_in_many(mean, failures=failures)
+    fails = sum(
+        stats.poisson.pmf(n, mean) * stats.binom.sf(n // 100, n, 0.002)
+        for n in range(1, 400)
+    )
+    expected = stats.binom.sf(failures, 10, fails)
+    found = at_random(timeline, world, 0.002)
+    assert found.aborted == pytest.approx(expected, abs=1e-8)
+
+
+def test_at_random_the_edge_of_a_limit_is_worn_away():
+    """At 34 requests a second, 5 % and a minute: measured on lint-your-gates."""
+    timeline, world = one_error_in_many(102)
+    assert chances(timeline, world, 0.002).aborted == pytest.approx(0.167, abs=0.001)
+    assert at_random(timeline, world, 0.002).aborted == pytest.approx(0.57, abs=0.005)
+
+
+def test_at_random_in_a_wide_window_few_numbers_stand_for_all():
+    mean = 20_000
+    timeline, world = one_error_in_many(mean)
+    law = poisson(mean)
+    fails = sum(
+        p * stats.binom.sf(n // 100, n, 0.0095)
+        for n, p in enumerate(law.chances, law.first)
+    )
+    found = at_random(timeline, world, 0.0095).aborted
+    assert found == pytest.approx(1 - (1 - fails) ** 10, abs=1e-3)
+
+
+def test_at_random_agrees_with_a_simulation_of_both_versions_and_doubts():
+    """20,000 rollouts drawn here, version by version; |z| < 5: 1 in 1.7 million."""
+    bounds = at_most("0.01"), Bound(False, Fraction("0.02"), False)
+    metric = Metric("errors", BOTH, *bounds, failures=1, doubts=2)
+    looks = [Look(float(k + 1), float(k), 0) for k in range(6)]
+    timeline = Timeline([(0.0, 0.25)], 6.0, [metric], looks)
+    found = at_random(timeline, World(requests_per_s=400, healthy=0.004), 0.03)
+    rng = np.random.default_rng(5)
+    mine, theirs = rng.poisson(100, (20_000, 6)), rng.poisson(300, (20_000, 6))
+    errors = rng.binomial(mine, 0.03) + rng.binomial(theirs, 0.004)
+    share = errors / (mine + theirs)
+    poor = np.cumsum(share > 0.02, axis=1)
+    doubt = np.cumsum((share > 0.01) & (share <= 0.02), axis=1)
+    aborts = np.where(poor > 1, np.arange(6), 9).min(axis=1)
+    waits = np.where(doubt > 2, np.arange(6), 9).min(axis=1)
+    for seen, chance in (
+        ((aborts < waits).mean(), found.aborted),
+        ((waits < aborts).mean(), found.waits),
+    ):
+        assert 0.02 < chance < 0.98
+        assert abs(seen - chance) < 5 * sqrt(chance * (1 - chance) / 20_000)
+
+
+def test_at_random_flaggers_loop_agrees_with_a_simulation():
+    """As above: |z| < 5, with no data as a failed check."""
+    stages = (Stage(0.05), Stage(0.1))
+    metric = Metric("errors", CANDIDATE, at_most("0.01"), least=100)
+    loop = Loop(stages, 60.0, 2, 60.0, (metric,))
+    found = at_random(loop, World(requests_per_s=34), 0.002)
+    rng = np.random.default_rng(6)
+    aborted = 0
+    for _ in range(20_000):
+        stage = failures = 0
+        while stage < 2 and failures < 2:
+            n = rng.poisson(34 * 60 * stages[stage].share)
+            poor = n < 100 or rng.binomial(n, 0.002) > 0.01 * n
+            failures, stage = failures + poor, stage + (not poor)
+        aborted += failures == 2
+    chance = found.aborted
+    assert 0.02 < chance < 0.98
+    assert abs(aborted / 20_000 - chance) < 5 * sqrt(chance * (1 - chance) / 20_000)
+
+
+def test_at_random_a_window_without_a_value_counts_as_the_file_says():
+    """Three requests on average: none at all in one window of twenty."""
+    nothing = stats.poisson.pmf(0, 3)
+    for empty, expected in (("poor", 1 - (1 - nothing) ** 10), ("good", 0.0)):
+        timeline, world = one_error_in_many(3, empty=empty)
+        found = at_random(timeline, world, 0.0)
+        assert found.aborted == pytest.approx(expected, abs=1e-9)
+    timeline, world = one_error_in_many(3, empty="error")
+    assert at_random(timeline, world, 0.0) is None
+
+
+def test_at_random_is_not_said_of_what_it_cannot_follow():
+    timeline, world = gate(100, 0)
+    assert at_random(timeline, world, 0.01) is not None
+    settled = replace(timeline, looks=[timeline.looks[0]._replace(settled="good")])
+    overlap = replace(timeline, looks=[Look(2.0, 0.0, 0), Look(3.0, 1.0, 0)])
+    for plan in (settled, overlap):
+        assert at_random(plan, world, 0.01) is None
+    loop = Loop((Stage(0.1),), 10.0, 1, 60.0, tuple(timeline.metrics))
+    assert at_random(loop, world, 0.01) is None

@@ -1129,10 +1129,11 @@ class Rollout(Subject[Templates]):
                 break
             if tries > MAX_LOOKS:
                 raise NotComputed(f"it looks more than {MAX_LOOKS:,} times")
-            look = Look(now, now - window_s, number)
+            without = _without_data(measure.metric)
+            look = Look(now, now - window_s, number, empty=without)
             mine, theirs = self.timeline.read(rate, look)
             enough = mine + theirs >= measure.metric.least
-            settled = "" if enough else _without_data(measure.metric)
+            settled = "" if enough else without
             if not mine or not enough:
                 empty += 1
             elif measure.metric.reads == CANDIDATE:

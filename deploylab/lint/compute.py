@@ -3,12 +3,15 @@
 Requests come at a steady rate, so a window holds a known number of them; each is an
 error by itself, with the rate of its version. Exact means: the binomial law of each
 window, carried through the engine's own counting by a small dynamic programme.
+
+`at_random` takes requests that come independently of each other instead: the number
+in a window is then a Poisson number, and the law of its errors a mixture.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import comb, floor, inf, sqrt
 from typing import NamedTuple
@@ -23,6 +26,11 @@ MAX_REQUESTS = 10**8
 MAX_LOOKS = 5_000
 MAX_DRAWS = 1_500_000
 MAX_STATES = 20_000
+#: In windows of more requests than this, their number is taken for steady: it varies by
+#: less than 1 in 200.
+MAX_VARIED = 40_000
+#: A look may be without a value that often, and count as a good one nevertheless.
+NO_VALUE = 1e-3
 SEED = 20_240
 
 
@@ -130,7 +138,8 @@ class Look(NamedTuple):
     """One look at a metric: over requests of [from_s, at_s), decided at at_s.
 
     settled: the outcome where it does not depend on chance, "good", "poor", "doubt" or
-    "stop"; "" where it does. preview: requests of our own in place of users'.
+    "stop"; "" where it does. preview: requests of our own in place of users'. empty:
+    the outcome of a window with too few requests, "good", "poor", "doubt" or "error".
     """
 
     at_s: float
@@ -138,6 +147,7 @@ class Look(NamedTuple):
     metric: int
     settled: str = ""
     preview: int = 0
+    empty: str = "error"
 
 
 @dataclass
@@ -240,6 +250,18 @@ def binomial(n: int, p: float) -> Law:
     return Law(low, chances / chances.sum())
 
 
+def poisson(mean: float) -> Law:
+    """The Poisson law, but for tails of less than 1e-15; as `binomial`."""
+    if mean <= 0:
+        return Law(0, np.ones(1))
+    mode, reach = floor(mean), int(8 * sqrt(mean)) + 40
+    low, high = max(0, mode - reach), mode + reach
+    rises = np.cumprod(mean / np.arange(mode + 1, high + 1))
+    falls = np.cumprod(np.arange(mode, low, -1) / mean)
+    chances = np.concatenate([falls[::-1], [1.0], rises])
+    return Law(low, chances / chances.sum())
+
+
 def errors_of(mine: int, theirs: int, rate: float, healthy: float) -> Law:
     """Errors among the candidate's and the stable version's requests together."""
     if max(mine, theirs) > MAX_REQUESTS:
@@ -248,7 +270,90 @@ def errors_of(mine: int, theirs: int, rate: float, healthy: float) -> Law:
     return Law(a.first + b.first, np.convolve(a.chances, b.chances))
 
 
+#: (failing, doubtful) of a look, from its metric, the look and the (candidate's,
+#: stable's) requests that it reads.
+Outcomes = Callable[[Metric, Look, int, int], tuple[float, float]]
+
+
+def _steady(rate: float, healthy: float) -> Outcomes:
+    """Each window holds the number of requests that a steady rate gives it."""
+
+    def outcomes(
+        metric: Metric, look: Look, mine: int, theirs: int
+    ) -> tuple[float, float]:
+        law = errors_of(mine, theirs, rate, healthy)
+        requests = mine + theirs
+        return law.of(metric.failing(requests)), law.of(metric.doubtful(requests))
+
+    return outcomes
+
+
+def _varied(mine: int, theirs: int) -> list[tuple[int, float]]:
+    """(requests, chance) of a window whose number is a Poisson number around a mean.
+
+    Of a wide law every few numbers, about a twelfth of its standard deviation apart.
+    """
+    mean = mine + theirs
+    if mean > MAX_VARIED:
+        return [(mean, 1.0)]
+    law = poisson(mean)
+    step = max(1, int(sqrt(mean) / 12))
+    chances = law.chances[::step] / law.chances[::step].sum()
+    numbers = range(law.first, law.first + len(law.chances), step)
+    return [(n, p) for n, p in zip(numbers, chances.tolist(), strict=True) if p > 1e-12]
+
+
+def _share(mine: int, theirs: int, rate: float, healthy: float) -> float:
+    """The chance that a request of either version is an error."""
+    return (mine * rate + theirs * healthy) / max(1, mine + theirs)
+
+
+def _random(rate: float, healthy: float) -> Outcomes:
+    """Each window holds a Poisson number of requests."""
+
+    def outcomes(
+        metric: Metric, look: Look, mine: int, theirs: int
+    ) -> tuple[float, float]:
+        if look.preview:
+            return _steady(rate, healthy)(metric, look, mine, theirs)
+        failing = doubtful = without = 0.0
+        share = _share(mine, theirs, rate, healthy)
+        for requests, chance in _varied(mine, theirs):
+            if requests < metric.least:
+                failing += chance * (look.empty == "poor")
+                doubtful += chance * (look.empty == "doubt")
+                without += chance * (look.empty == "error")
+                continue
+            law = binomial(requests, share)
+            failing += chance * law.of(metric.failing(requests))
+            doubtful += chance * law.of(metric.doubtful(requests))
+        if without > NO_VALUE:
+            raise NotComputed("a window may be without a value")
+        return min(1.0, failing), min(1.0, doubtful)
+
+    return outcomes
+
+
 # Timelines
+
+
+def at_random(plan: Timeline | Loop, world: World, rate: float) -> Chances | None:
+    """What becomes of a version if requests come independently of each other.
+
+    None where that is not computed: windows that overlap, looks that have no value at
+    a steady rate already or would often have none, more than a small programme follows.
+    """
+    try:
+        if isinstance(plan, Loop):
+            if not _loop_disjoint(plan):
+                return None
+            return _loop_exact(plan, world, rate, varied=True)
+        settled = any(look.settled for look in plan.looks)
+        if settled or len(plan.looks) > MAX_LOOKS or not disjoint(plan):
+            return None
+        return _exact(plan, world, _random(rate, world.healthy))
+    except NotComputed:
+        return None
 
 
 def chances(timeline: Timeline, world: World, rate: float, seed: int = SEED) -> Chances:
@@ -256,7 +361,7 @@ def chances(timeline: Timeline, world: World, rate: float, seed: int = SEED) -> 
     if len(timeline.looks) > MAX_LOOKS:
         raise NotComputed(f"it looks more than {MAX_LOOKS:,} times")
     if disjoint(timeline):
-        exact = _exact(timeline, world, rate)
+        exact = _exact(timeline, world, _steady(rate, world.healthy))
         if exact:
             return exact
     return _simulated(timeline, world, rate, seed)
@@ -277,7 +382,7 @@ def _last_looks(timeline: Timeline) -> dict[int, int]:
     return {look.metric: place for place, look in enumerate(timeline.looks)}
 
 
-def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
+def _exact(timeline: Timeline, world: World, outcomes: Outcomes) -> Chances | None:
     """By dynamic programming over (failures, doubts) of each; None if too big."""
     work = len(timeline.looks)
     for metric in timeline.metrics:
@@ -285,7 +390,7 @@ def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
         work *= min(metric.doubts + 1, len(timeline.looks))
     if work > MAX_STATES * 10:
         return None
-    laws: dict[tuple[int, int, int], tuple[float, float]] = {}
+    laws: dict[tuple[int, bool, int, int], tuple[float, float]] = {}
     empty = ((0, 0),) * len(timeline.metrics)
     states: dict[tuple[tuple[int, int], ...], float] = {empty: 1.0}
     last = _last_looks(timeline)
@@ -304,23 +409,19 @@ def _exact(timeline: Timeline, world: World, rate: float) -> Chances | None:
             )
         else:
             mine, theirs = timeline.read(world.requests_per_s, look)
-            key = look.metric, mine, theirs
+            key = look.metric, look.preview > 0, mine, theirs
             if key not in laws:
-                law = errors_of(mine, theirs, rate, world.healthy)
-                laws[key] = (
-                    law.of(metric.failing(mine + theirs)),
-                    law.of(metric.doubtful(mine + theirs)),
-                )
+                laws[key] = outcomes(metric, look, mine, theirs)
             failing, doubtful = laws[key]
         after: dict[tuple[tuple[int, int], ...], float] = {}
         for state, chance in states.items():
             failed, doubts = state[look.metric]
-            outcomes = (
+            nexts = (
                 (True, doubts, failing),
                 (False, doubts + 1, doubtful),
                 (False, doubts, max(0.0, 1 - failing - doubtful)),
             )
-            for poor, d, p in outcomes:
+            for poor, d, p in nexts:
                 if p == 0:
                     continue
                 f, failures = metric.count(failed, poor)
@@ -501,12 +602,17 @@ def loop_chances(loop: Loop, world: World, rate: float, seed: int = SEED) -> Cha
     """What becomes of a version in Flagger's loop. Raises NotComputed."""
     if len(loop.stages) * loop.threshold > MAX_STATES:
         raise NotComputed("it has too many stages and failures to follow")
-    if loop.window_s <= loop.interval_s + 1e-9:
+    if _loop_disjoint(loop):
         return _loop_exact(loop, world, rate)
     return _loop_simulated(loop, world, rate, seed)
 
 
-def _loop_exact(loop: Loop, world: World, rate: float) -> Chances:
+def _loop_disjoint(loop: Loop) -> bool:
+    """Whether no request is seen by two checks."""
+    return loop.window_s <= loop.interval_s + 1e-9
+
+
+def _loop_exact(loop: Loop, world: World, rate: float, varied: bool = False) -> Chances:
     """By dynamic programming over (stage, failures); each check has its own window."""
     # For each number of failures: chance of being there, and of that the mean time and
     # the mean exposure so far (as sums weighted by the chance).
@@ -515,8 +621,15 @@ def _loop_exact(loop: Loop, world: World, rate: float) -> Chances:
     for stage in loop.stages:
         per_tick = world.requests_per_s * stage.share * loop.interval_s
         mine, theirs = loop.requests(world.requests_per_s, stage, loop.window_s)
-        law = errors_of(mine, theirs, rate, world.healthy)
-        fails = law.of(loop.failing(mine + theirs))
+        if varied:
+            share = _share(mine, theirs, rate, world.healthy)
+            fails = sum(
+                chance * binomial(requests, share).of(loop.failing(requests))
+                for requests, chance in _varied(mine, theirs)
+            )
+        else:
+            law = errors_of(mine, theirs, rate, world.healthy)
+            fails = law.of(loop.failing(mine + theirs))
         after: dict[int, tuple[float, float, float]] = {}
         for failures in range(loop.threshold):
             chance, ticks, seen = states.get(failures, (0.0, 0.0, 0.0))

@@ -396,7 +396,8 @@ class Gate:
     """What one rollout does, as far as it is computed.
 
     engine: whose semantics. healthy, bad: what becomes of a good and of a bad version;
-    None where not computed. not_computed: what the numbers leave out, and why; if they
+    None where not computed; the same with requests that come at random, None where that
+    is not computed. not_computed: what the numbers leave out, and why; if they
     are None, the reasons. remarks: what was assumed or read into the file. looks: how
     many, or how many stages; focus: the line that findings on the figures point at.
     """
@@ -408,6 +409,8 @@ class Gate:
     engine: str
     healthy: Chances | None = None
     bad: Chances | None = None
+    healthy_at_random: Chances | None = None
+    bad_at_random: Chances | None = None
     looks: int = 0
     focus: int = 0
     not_computed: list[str] = field(default_factory=list)

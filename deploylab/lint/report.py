@@ -55,11 +55,13 @@ def _gate(gate: Gate) -> list[str]:
     lines = [f"{gate.path}:{gate.line}: {gate.kind}{name} ({gate.engine})"]
     if gate.healthy and gate.bad:
         healthy, bad = gate.healthy, gate.bad
-        lines.append(_row("a healthy release is aborted", healthy, "aborted"))
+        good, ill = gate.healthy_at_random, gate.bad_at_random
+        lines.append(_row("a healthy release is aborted", healthy, "aborted", good))
         if healthy.waits or bad.waits:
-            lines.append(_row("a healthy one waits for a person", healthy, "waits"))
-            lines.append(_row("a bad one waits for a person", bad, "waits"))
-        lines.append(_row("a bad release gets through", bad, "promoted"))
+            row = _row("a healthy one waits for a person", healthy, "waits", good)
+            lines.append(row)
+            lines.append(_row("a bad one waits for a person", bad, "waits", ill))
+        lines.append(_row("a bad release gets through", bad, "promoted", ill))
         lines.append(_row("requests that a bad one answers", bad, "exposed"))
         lines.append(_row("a good one takes", healthy, "seconds"))
         how = (
@@ -75,7 +77,12 @@ def _gate(gate: Gate) -> list[str]:
     return lines
 
 
-def _row(what: str, of: Chances, key: str) -> str:
+def differs(steady: float, varied: float) -> bool:
+    """Whether it matters to a chance that requests come at random."""
+    return abs(varied - steady) > max(0.005, 0.1 * steady)
+
+
+def _row(what: str, of: Chances, key: str, varied: Chances | None = None) -> str:
     value, error = getattr(of, key), of.errors.get(key)
     if key == "seconds":
         shown = f"{value:,.0f} s" if isfinite(value) else "never promoted"
@@ -84,6 +91,9 @@ def _row(what: str, of: Chances, key: str) -> str:
         shown, spread = f"{value:,.0f}", f" ± {error:,.2g}" if error else ""
     else:
         shown, spread = _chance(value), f" ± {error:.2g}" if error else ""
+        at_random = getattr(varied, key) if varied else value
+        if differs(value, at_random):
+            spread += f" ({_chance(at_random)} if requests come at random)"
     return f"  {what:<34}{shown}{spread}"
 
 
@@ -167,6 +177,8 @@ def _gate_fields(gate: Gate) -> dict[str, object]:
         "engine": gate.engine,
         "healthy": _chances_fields(gate.healthy),
         "bad": _chances_fields(gate.bad),
+        "healthy_at_random": _chances_fields(gate.healthy_at_random),
+        "bad_at_random": _chances_fields(gate.bad_at_random),
         "not_computed": gate.not_computed,
         "remarks": gate.remarks,
     }

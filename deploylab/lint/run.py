@@ -14,6 +14,7 @@ from deploylab.lint.compute import (
     NotComputed,
     Timeline,
     World,
+    at_random,
     chances,
     loop_chances,
 )
@@ -27,6 +28,7 @@ from deploylab.lint.findings import (
 )
 from deploylab.lint.query import BOTH
 from deploylab.lint.read import Document, Unreadable, read
+from deploylab.lint.report import differs
 
 #: From which chance on an aborted healthy release, a bad one let through, is a finding.
 FALSE_ABORT = {ERROR: 0.20, WARNING: 0.05}
@@ -131,32 +133,46 @@ def _compute(gate: Gate, plan: Timeline | Loop, world: World, book: Notebook) ->
         gate.healthy = gate.bad = None
         gate.not_computed.append(str(why))
         return
+    if not gate.healthy.samples:
+        gate.healthy_at_random = at_random(plan, world, world.healthy)
+        gate.bad_at_random = at_random(plan, world, world.bad)
     line = gate.focus or gate.line
     stopped = gate.healthy.aborted + gate.healthy.waits
+    varied = gate.healthy_at_random
+    chance, when = _worse(stopped, varied and varied.aborted + varied.waits)
     for severity, least in FALSE_ABORT.items():
-        if stopped > least:
+        if chance > least:
             book.find(
                 "DL102",
                 line,
-                f"a healthy release is stopped with a chance of {stopped:.3g}",
+                f"a healthy release is stopped with a chance of {chance:.3g}{when}",
                 f"With {world.healthy:g} errors a request it did nothing wrong; a gate "
                 "that cries wolf is soon turned off.",
                 "Let a look more fail, or look over a longer time, or widen the limit.",
                 severity,
             )
             break
+    missed = gate.bad_at_random and gate.bad_at_random.promoted
+    chance, when = _worse(gate.bad.promoted, missed)
     for severity, least in MISSED.items():
-        if gate.bad.promoted > least:
+        if chance > least:
             book.find(
                 "DL103",
                 line,
-                f"a bad release gets through with a chance of {gate.bad.promoted:.3g}",
+                f"a bad release gets through with a chance of {chance:.3g}{when}",
                 f"With {world.bad:g} errors a request it is promoted to all users.",
                 "Tighten the limit, or give it more requests to judge by.",
                 severity,
             )
             break
     _dilution(plan, world, book, line)
+
+
+def _worse(steady: float, varied: float | None) -> tuple[float, str]:
+    """The larger chance, and when it holds, if the arrivals decide."""
+    if varied is None or not differs(steady, varied) or varied < steady:
+        return steady, ""
+    return varied, f" if requests come at random ({steady:.3g} at a steady rate)"
 
 
 def _chances(plan: Timeline | Loop, world: World, rate: float) -> Chances:

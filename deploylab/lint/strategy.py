@@ -203,10 +203,11 @@ class Strategy(Subject[None]):
             no_data = "skip"
         errors = self.book.whole(given, "errors", 4)
         bound = Bound(True, Fraction(str(limit)), True)
-        metric = Metric(name, CANDIDATE, bound, None, failures, within=within)
+        at_least = max(1, at_least)
+        metric = Metric(name, CANDIDATE, bound, None, failures, 0, at_least, within)
         makes_no_sense(self.book, given.line_of("limit"), metric)
         return _Threshold(
-            metric, max(1, at_least), max(0.0, window_s), no_data,
+            metric, at_least, max(0.0, window_s), no_data,
             4 if errors is None else errors,
         )  # fmt: skip
 
@@ -228,7 +229,8 @@ class Strategy(Subject[None]):
             for place in range(windows):
                 at = start + place * window_s
                 requests = self.timeline.requests(rate, at, at + window_s)[0]
-                look = Look(at + window_s, at, number)
+                empty = {"fail": "poor", "error": "error"}.get(judge.no_data, "good")
+                look = Look(at + window_s, at, number, empty=empty)
                 if requests >= judge.at_least:
                     judged, gaps = True, 0
                     looks.append(look)

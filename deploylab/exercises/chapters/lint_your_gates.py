@@ -443,6 +443,8 @@ def _gate(
         "engine": "Argo Rollouts",
         "healthy": _chances(aborted, waits, promoted),
         "bad": _chances(1 - missed - held, held, missed),
+        "healthy_at_random": _chances(aborted, waits, promoted),
+        "bad_at_random": _chances(1 - missed - held, held, missed),
         "not_computed": list(left_out),
         "remarks": [],
     }
@@ -451,7 +453,8 @@ def _gate(
 def _unknown() -> dict[str, Any]:
     """A gate of which nothing is computed."""
     reason = "it measures latency, which is not modelled"
-    return {**_gate(left_out=(reason,)), "healthy": None, "bad": None}
+    unknown = ("healthy", "bad", "healthy_at_random", "bad_at_random")
+    return {**_gate(left_out=(reason,)), **dict.fromkeys(unknown)}
 
 
 def _report(*gates: dict[str, Any], broken: bool = False) -> dict[str, Any]:
