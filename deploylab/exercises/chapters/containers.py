@@ -135,10 +135,11 @@ def _again(steps: list, changed: set) -> list[str]:
     return [instruction for instruction, _ in steps[first:]]
 
 
-def _same(t: Trial, steps: list, changed: set, id: str, why: str, do: str) -> None:
+def _compared(t: Trial, steps: list, changed: set) -> tuple[bool, str]:
+    """Whether the student's function is right about this file, and what to say."""
     given = t.call(steps, changed, gives="list")
     right = _again(steps, changed)
-    t.need(given == right, id, f"{t.said}; a builder does {right}.", why, do)
+    return given == right, f"{t.said}; a builder does {right}."
 
 
 @exercise(
@@ -298,35 +299,45 @@ def again(t: Trial) -> None:
         "A layer holds only what it adds to those below; below it something is new.",
         "Remember that one has changed, for all that follow.",
     )
-    _same(
-        t, EXAMPLE, {"service.py"}, "differs", "",
-        "Go through the six instructions by hand.",
-    )  # fmt: skip
+    same, said = _compared(t, EXAMPLE, {"service.py"})
+    t.need(same, "differs", said, "", "Go through the six instructions by hand.")
     t.good("a changed file: its copy, and what follows")
-    _same(
-        t, EXAMPLE, {"model/v2.onnx"}, "folder-not-seen",
+    same, said = _compared(t, EXAMPLE, {"model/v2.onnx"})
+    t.need(
+        same,
+        "folder-not-seen",
+        said,
         "`COPY model` takes all that is in the folder.",
         "Compare the beginning of the path with the source, too.",
-    )  # fmt: skip
+    )
     t.good("a file in a folder")
-    _same(
-        t, EXAMPLE, {"model-card.md", "models/v2.onnx"}, "prefix-taken",
-        "Neither is in the folder `model`: their names only begin so.",
+    same, said = _compared(t, EXAMPLE, {"models/v2.onnx"})
+    t.need(
+        same,
+        "prefix-taken",
+        said,
+        "It is not in the folder `model`: its name only begins so.",
         "Look at what follows the folder's name.",
-    )  # fmt: skip
-    t.good("names that only begin like a folder")
+    )
+    t.good("a name that only begins like a folder")
     broad = [("FROM base", []), ("COPY . .", ["."]), ("RUN pip install", [])]
-    _same(
-        t, broad, {"notes/today.md"}, "dot-forgotten",
+    same, said = _compared(t, broad, {"notes/today.md"})
+    t.need(
+        same,
+        "dot-forgotten",
+        said,
         "The dot is the whole folder that the builder sees.",
         "Let the source `.` cover every path.",
-    )  # fmt: skip
+    )
     t.good("a copy of everything")
-    _same(
-        t, broad, set(), "nothing-changed",
+    same, said = _compared(t, broad, set())
+    t.need(
+        same,
+        "nothing-changed",
+        said,
         "With the same text and the same files there is nothing to do.",
         "Ask for a path that has changed, for the dot as well.",
-    )  # fmt: skip
+    )
     paths = ["a", "b", "lib/x", "lib/y/z", "library", "model/m", "c/d/e"]
     sources = ["a", "b", "lib", "lib/y", "library", "model", "c", "c/d", "."]
     for _ in range(80):
@@ -334,14 +345,11 @@ def again(t: Trial) -> None:
         for number in range(int(t.rng.integers(1, 9))):
             some = list(t.rng.choice(sources[:-1], int(t.rng.integers(0, 3))))
             some += ["."] if t.rng.random() < 0.05 else []
-            steps.append(
-                (f"{'COPY' if some else 'RUN'} {number}", list(map(str, some)))
-            )
+            word = "COPY" if some else "RUN"
+            steps.append((f"{word} {number}", [str(one) for one in some]))
         some = t.rng.choice(paths, int(t.rng.integers(0, 3)), replace=False)
-        _same(
-            t, steps, {str(one) for one in some}, "differs", "",
-            "Go through this file by hand, from its first line.",
-        )  # fmt: skip
+        same, said = _compared(t, steps, {str(one) for one in some})
+        t.need(same, "differs", said, "", "Go through this file by hand, line by line.")
     t.good("any file, any change")
 
 
@@ -362,7 +370,7 @@ pulled_mb = prediction(
         ),
         Guess(
             119, 610, "what-is-seen",
-            "That resembles what a container sees in the end. Layers are what is pulled, "
+            "That resembles what a container sees in the end. Layers are pulled, "
             "and no layer can make one below it smaller.",
             "For the next prediction: what does `rm` add to the image?",
         ),
