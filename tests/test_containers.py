@@ -312,6 +312,5 @@ def test_the_images_packages_are_the_books():
     pins = [block for block in blocks if not block.startswith("#")]
     assert len(pins) > 10
     for block in pins:
-        name, version = re.match(r"(\S+)==(\S+)", block).groups()
-        assert book[name] == version
+        assert re.match(r"(\S+)==(\S+)", block).groups() in book
         assert "--hash=sha256:" in block

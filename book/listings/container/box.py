@@ -132,7 +132,7 @@ class Box:
             flags += ["--root", "--wd=/"]
         return ["nsenter", f"--target={self.pid}", *flags, "--", *command]
 
-    def run(self, command: Sequence[str], timeout_s: float = 20) -> str:
+    def run(self, command: Sequence[str], timeout_s: float = 90) -> str:
         """What the command prints inside; its errors count as output."""
         done = subprocess.run(
             self.enter(command),
