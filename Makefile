@@ -68,6 +68,11 @@ extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and re
 extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (minutes)
 	$(PY) extras/batch.py ray
 
+.PHONY: extras-containers
+extras-containers:  ## build the book's Dockerfile without a daemon, and record it (root, Debian's tools; minutes)
+	@$(TEST_ENVIRONMENT)
+	$(PY) extras/containers/build.py
+
 # The environment of one tool, as its lock says. The lock: `uv pip compile
 # extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`. In
 # extras/formats it is pinned from its tools' names: `echo titus2 numpy | tr ' ' '\n' |
