@@ -44,7 +44,7 @@ class Elsewhere:
         if not hasattr(self.mine, "session"):
             self.mine.session = requests.Session()
         headers = {"Content-Type": "application/json"}
-        answer = self.mine.session.post(self.url, body, headers=headers, timeout=2)
+        answer = self.mine.session.post(self.url, body, headers=headers, timeout=5)
         answer.raise_for_status()
         return answer.json()["probability"]
 
