@@ -75,7 +75,7 @@ PAGE = {
 def _coupled(needs: dict[str, dict[str, list[int]]]) -> dict[str, list[str]]:
     """Libraries without a version for all of their parts."""
     found = {}
-    for library in {name for parts in needs.values() for name in parts}:
+    for library in sorted({name for parts in needs.values() for name in parts}):
         parts = sorted(part for part in needs if library in needs[part])
         fits = set.intersection(*(set(needs[part][library]) for part in parts))
         if not fits:
@@ -321,6 +321,7 @@ def _drawn(t: Trial) -> dict[str, dict[str, list[int]]]:
 # --- wall ---
 
 PATIENCE_S = 2.0  # in which a call that waits for nobody is back, on any machine
+LOOKS, LOOK_S = 20, 0.05  # at a caller who should be back at once
 
 
 class _Model:
@@ -396,14 +397,17 @@ def _filled(t: Trial, guarded: Any, model: _Model, places: int) -> list[_Caller]
 def _late(t: Trial, guarded: Any, model: _Model) -> bool:
     """All places are taken and one more comes: whether it was kept out, with None."""
     late = _Caller(guarded, 5)
-    late.join(PATIENCE_S)
-    if model.entered.acquire(blocking=False):
-        return False
+    for _ in range(LOOKS):  # looks, not seconds: a machine that stalls looks once
+        late.join(LOOK_S)
+        if model.entered.acquire(blocking=False):
+            return False
+        if not late.is_alive():
+            break
     t.need(
         not late.is_alive(),
         "waits",
-        f"All places are taken, and one more caller still waits after {PATIENCE_S:g} "
-        "s.",
+        "All places are taken, and one more caller still waits after "
+        f"{LOOKS * LOOK_S:g} s.",
         "While it waits it holds a thread, which is what the wall should prevent.",
         "Try to take a place, and do not wait for it: `acquire(blocking=False)`.",
     )
