@@ -8,6 +8,7 @@ its own (ansible.posix). So what it prints is read: one status a task, and the r
 which must agree.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 #: What Ansible keeps for itself goes into a folder that is thrown away, and what it
 #: prints does not depend on the terminal or on somebody's ansible.cfg.
@@ -32,7 +35,7 @@ _SET = {
     "ANSIBLE_PIPELINING": "1",
     "ANSIBLE_RETRY_FILES_ENABLED": "0",
     "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default",
-    "LC_ALL": "C.UTF-8",
+    "LC_ALL": "C.UTF-8" if sys.platform == "linux" else "en_US.UTF-8",
     "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS, where it forks
 }
 _HEAD = re.compile(r"(TASK|RUNNING HANDLER) \[(.*)\] \*+")
@@ -93,26 +96,39 @@ def run(
     given = {"--check": check, "--diff": diff, "--syntax-check": syntax_check}
     command += [option for option, wanted in given.items() if wanted]
     with tempfile.TemporaryDirectory(prefix="ansible-") as home:
-        own = {
-            f"ANSIBLE_{name}": home for name in ("HOME", "LOCAL_TEMP", "REMOTE_TEMP")
-        }
-        own["ANSIBLE_CONFIG"] = str(Path(home, "ansible.cfg"))
-        Path(home, "ansible.cfg").touch()
-        said = subprocess.run(
+        config = Path(home, "ansible.cfg")
+        config.touch()
+        own = {"ANSIBLE_HOME": home, "ANSIBLE_CONFIG": str(config)}
+        own |= {"ANSIBLE_LOCAL_TEMP": home, "ANSIBLE_REMOTE_TEMP": home}
+        theirs = {k: v for k, v in os.environ.items() if not k.startswith("ANSIBLE_")}
+        with subprocess.Popen(
             command,
-            env=os.environ | _SET | own,
+            env=theirs | _SET | own,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            timeout=timeout_s,
-        )
-    return _read(said.stdout, said.returncode)
+        ) as process:
+            try:
+                text, _ = process.communicate(timeout=timeout_s)
+            except BaseException:
+                _end(process.pid)
+                raise
+    return _read(text, process.returncode)
 
 
 def _program() -> str:
     return str(Path(sys.executable).with_name("ansible-playbook"))
+
+
+def _end(pid: int) -> None:
+    """End a process and all that it has started, as long as they are its family."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        leader = psutil.Process(pid)
+        for process in [leader, *leader.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 def _read(text: str, exit_code: int) -> Run:

@@ -108,8 +108,10 @@ def test_the_playbook_runs_twice_and_repairs_what_drifts(machine):
     assert requests.get(f"http://127.0.0.1:{machine.port}/ready", timeout=9).ok
     second = machine.apply("v1")
     assert second.exit_code == 0, second.text
-    assert second.changed == [] and second.recap["changed"] == 0
-    assert machine.tree() == tree and machine.process() == process
+    assert second.changed == []
+    assert second.recap["changed"] == 0
+    assert machine.tree() == tree
+    assert machine.process() == process
     assert (machine.folder / "key").read_text() not in first.text + second.text
 
     env = machine.home / "service.env"
@@ -124,10 +126,12 @@ def test_the_playbook_runs_twice_and_repairs_what_drifts(machine):
         "The configuration",
         "It is ready, with this configuration",
     ]
-    assert "-RATE_LIMIT=9000" in dry.text and machine.tree() == drifted
+    assert "-RATE_LIMIT=9000" in dry.text
+    assert machine.tree() == drifted
     repaired = machine.apply("v1")
     assert repaired.exit_code == 0, repaired.text
-    assert machine.tree() == tree and machine.process() != process
+    assert machine.tree() == tree
+    assert machine.process() != process
 
 
 @pytest.mark.slow
@@ -156,6 +160,7 @@ def test_the_service_knows_what_it_runs_with(machine):
     (home / "service.env").write_text("")
     assert service.status(home) == "stopped"
     assert service.stop(home) == "does not run"
+    assert not service.says_ready({"PORT": str(machine.port)})
     assert machine.apply("v1").exit_code == 0
     assert service.start(home) == "runs already"
     env = (home / "service.env").read_text()
@@ -163,16 +168,8 @@ def test_the_service_knows_what_it_runs_with(machine):
     assert service.status(home) == "outdated"  # a handler that was forgotten
     (home / "service.env").write_text(env)
     assert service.status(home) == "ready"
-    process = machine.process()
-    workers = process.children(recursive=True)
-    process.suspend()
-    for worker in workers:
-        worker.suspend()
-    alike = dict(zip(("read", "says_ready"), (service.read, service.says_ready)))
-    assert alike["says_ready"]({"PORT": "1"}) is False
-    for one in [process, *workers]:
-        one.resume()
-    assert service.stop(home) == "stopped" and service.status(home) == "stopped"
+    assert service.stop(home) == "stopped"
+    assert service.status(home) == "stopped"
     note = (home / "service.pid").read_text().split()
     note[0] = str(os.getpid())  # the number is another process's by now
     (home / "service.pid").write_text(" ".join(note))
@@ -252,7 +249,8 @@ def test_the_second_recap_says_three(tmp_path):
     (tmp_path / "play.yml").write_text(yaml.safe_dump(play))
     given = {"home": str(tmp_path), "ansible_python_interpreter": sys.executable}
     first, second = (playbooks.run(tmp_path / "play.yml", given) for _ in range(2))
-    assert first.recap["changed"] == 5 and first.exit_code == 0
+    assert first.recap["changed"] == 5
+    assert first.exit_code == 0
     assert second.changed == ["Limit", "Defaults", "Version"]
     assert second.recap["changed"] == 3
 
@@ -310,7 +308,7 @@ def unknown(block, properties, schema):
         found = found.get("items", found)
         if "$ref" in found:
             found = schema["definitions"][found["$ref"].rsplit("/")[-1]]
-        if isinstance(value, dict) and "properties" in found:
+        if isinstance(value, dict) and name != "dimensions":  # those are a map there
             yield from unknown(value, found["properties"], schema)
 
 

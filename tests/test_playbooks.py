@@ -1,7 +1,9 @@
 """Running playbooks: what is read of what Ansible prints."""
 
+import os
 import subprocess
 
+import psutil
 import pytest
 
 from deploylab import playbooks
@@ -55,14 +57,17 @@ def test_statuses_and_the_recap_are_read():
         ("Lines", "changed"),
         ("Restart", "failed"),
     )
-    assert run.changed == ["A loop", "Lines"] and run.failed == ["Restart"]
+    assert run.changed == ["A loop", "Lines"]
+    assert run.failed == ["Restart"]
     assert run.recap == {"ok": 2, "changed": 2, "unreachable": 0, "failed": 1}
     assert run.exit_code == 2
 
 
 def test_what_is_no_run_has_no_recap():
     run = playbooks._read("[ERROR]: this is no playbook\n", 4)
-    assert run.tasks == () and run.recap == {} and run.exit_code == 4
+    assert run.tasks == ()
+    assert run.recap == {}
+    assert run.exit_code == 4
 
 
 @pytest.mark.slow
@@ -83,12 +88,15 @@ def test_a_real_run_agrees_with_its_recap(tmp_path, monkeypatch):
     variables = {"word": 'it\'s "so"', "to": str(tmp_path / "file")}
     options = {"files": [tmp_path / "more.yml"], "check": True, "diff": True}
     dry = playbooks.run(tmp_path / "play.yml", variables, **options)
-    assert not (tmp_path / "file").exists() and "+it's" in dry.text
+    assert not (tmp_path / "file").exists()
+    assert "+it's" in dry.text
     run = playbooks.run(tmp_path / "play.yml", variables, files=options["files"])
     assert (tmp_path / "file").read_text() == 'it\'s "so"'
-    assert dry.tasks == run.tasks and run.exit_code == 0
+    assert dry.tasks == run.tasks
+    assert run.exit_code == 0
     assert [status for _, status in run.tasks] == ["ok", "changed", "skipped"]
-    assert run.recap["changed"] == len(run.changed) and run.recap["skipped"] == 1
+    assert run.recap["changed"] == len(run.changed)
+    assert run.recap["skipped"] == 1
     assert not (tmp_path / "nobody").exists()  # nothing is left at home
 
 
@@ -96,12 +104,18 @@ def test_a_real_run_agrees_with_its_recap(tmp_path, monkeypatch):
 def test_a_playbook_that_cannot_be_read_is_told_from_one_that_fails(tmp_path):
     (tmp_path / "play.yml").write_text(PLAY + "    - nothing: at all\n")
     run = playbooks.run(tmp_path / "play.yml", syntax_check=True)
-    assert run.exit_code != 0 and run.recap == {} and run.text
+    assert run.exit_code != 0
+    assert run.recap == {}
+    assert run.text
 
 
 @pytest.mark.slow
 def test_one_that_does_not_end_is_ended(tmp_path):
-    task = "    - name: Long\n      ansible.builtin.command: sleep 3600\n"
+    long = ["sleep", f"36{os.getpid()}"]
+    task = f"    - name: Long\n      ansible.builtin.command: {' '.join(long)}\n"
     (tmp_path / "play.yml").write_text(PLAY + task)
     with pytest.raises(subprocess.TimeoutExpired):
-        playbooks.run(tmp_path / "play.yml", timeout_s=4)
+        playbooks.run(tmp_path / "play.yml", timeout_s=15)
+    every = psutil.process_iter(["cmdline", "status"])
+    left = [one for one in every if one.info["cmdline"] == long]
+    assert left == []
