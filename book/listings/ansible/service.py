@@ -20,7 +20,7 @@ import psutil
 from deploylab import watchdog
 
 APPLICATION = Path(__file__).resolve().parent.parent  # where guarded_service.py is
-START_S, STOP_S = 60, 10
+START_S, STOP_S, ANSWER_S = 120, 10, 30
 
 
 def read(folder: Path) -> dict[str, str]:
@@ -62,7 +62,7 @@ def says_ready(settings: dict[str, str]) -> bool:
     """Whether GET /ready answers 200."""
     url = f"http://127.0.0.1:{settings['PORT']}/ready"
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
             return answer.status == 200
     except OSError:
         return False

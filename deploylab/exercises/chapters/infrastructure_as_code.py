@@ -16,6 +16,7 @@ from deploylab.exercises.kinds import Before, Guess, order, prediction
 # --- repair_playbook ---
 
 LIMIT = "RATE_LIMIT=50 per minute"
+OLD = "RATE_LIMIT=7 per minute"  # what an earlier release has left
 
 
 def _file(*tasks: str) -> str:
@@ -56,7 +57,7 @@ RELEASE = """
     starting="835334f0b44a9619",
     live=True,
     memory_bytes=None,
-    limit_s=60,
+    limit_s=120,  # two runs of Ansible; the check itself only waits for them
     prepare=lambda: import_module("yaml"),
     hints={
         "*": [
@@ -104,9 +105,7 @@ RELEASE = """
                 RELEASE,
             ),
         ),
-        Wrong("no folder", "no-models", source=_file(ENV, RELEASE)),
-        Wrong("no release", "no-release", source=_file(FOLDER, ENV)),
-        Wrong("no limit", "no-limit", source=_file(FOLDER, RELEASE)),
+        Wrong("no limit", "not-set-up", source=_file(FOLDER, RELEASE)),
         Wrong(
             "appends",
             "two-limits",
@@ -195,7 +194,7 @@ def repair_playbook(t: Trial) -> None:
     """A playbook for a folder, run twice."""
     home = Path("home").resolve()
     home.mkdir()
-    (home / "service.env").write_text("RATE_LIMIT=7 per minute\n")
+    (home / "service.env").write_text(f"{OLD}\n")
     first = _run(t, home)
     t.need(
         first.recap and first.tasks,
@@ -262,27 +261,26 @@ def _run(t: Trial, home: Path) -> playbooks.Run:
 
 def _content(t: Trial, home: Path) -> None:
     """What must be there after the first run."""
-    t.need(
-        (home / "models").is_dir(),
-        "no-models",
-        "After the first run there is no folder `home/models`.",
-        "Not to fail is the smaller half of the task.",
-        "Keep a task for each of the three things that the playbook sets up.",
-    )
-    env = home / "service.env"
+    env, release = home / "service.env", home / "RELEASE"
     lines = env.read_text().splitlines() if env.is_file() else []
     limits = [line for line in lines if line.startswith("RATE_LIMIT=")]
+    old = limits == [OLD]
+    missing = {
+        "models": not (home / "models").is_dir(),
+        "service.env": not limits or (old and env.name not in t.thing.read_text()),
+        "RELEASE": not release.is_file() or "v2" not in release.read_text(),
+    }
+    for name in (name for name, absent in missing.items() if absent):
+        t.stop(
+            "not-set-up",
+            f"After the first run `home/{name}` is not there, or not as it has to be.",
+            "A playbook that changes nothing because it does nothing is no repair.",
+            "Keep a task for each of the three things that the playbook sets up.",
+        )
     t.need(
-        limits != ["RATE_LIMIT=7 per minute"] or "service.env" in t.thing.read_text(),
-        "no-limit",
-        f"`home/service.env` still says `{_one(limits)}`, and no task names the file.",
-        "The service would go on with the limit of an earlier release.",
-        "Keep a task for each of the three things that the playbook sets up.",
-    )
-    t.need(
-        limits != ["RATE_LIMIT=7 per minute"],
+        not old,
         "frozen",
-        f"`home/service.env` still says `{_one(limits)}`, from an earlier release.",
+        f"`home/service.env` still says `{OLD}`, from an earlier release.",
         "A task that acts only where nothing is changes nothing where something else "
         "is.",
         "Let the task look at what is in the file, not only for the file.",
@@ -294,14 +292,6 @@ def _content(t: Trial, home: Path) -> None:
         f"`{', '.join(limits)[:90]}`.",
         "Which one counts is decided by whoever reads the file, and tools differ.",
         "Declare the line, or the whole file, instead of adding to it.",
-    )
-    release = home / "RELEASE"
-    t.need(
-        release.is_file() and "v2" in release.read_text(),
-        "no-release",
-        "After the first run `home/RELEASE` does not say `v2`.",
-        "The next one who looks does not know what runs there.",
-        "Keep a task for each of the three things that the playbook sets up.",
     )
 
 
