@@ -68,6 +68,10 @@ extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and re
 extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (minutes)
 	$(PY) extras/batch.py ray
 
+.PHONY: extras-ray-serve
+extras-ray-serve: extras/ray/.venv/done  ## kill nodes of a Ray Serve cluster under load, and record it (Linux; half an hour)
+	$(PY) extras/ray/serve.py
+
 .PHONY: extras-helm
 extras-helm:  ## let helm read the chart, and record what it says (npm; Linux; seconds)
 	@command -v npm >/dev/null || \
