@@ -69,7 +69,7 @@ extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record i
 	$(PY) extras/batch.py ray
 
 .PHONY: extras-ray-serve
-extras-ray-serve: extras/ray/.venv/done  ## kill nodes of a Ray Serve cluster under load, and record it (Linux; half an hour)
+extras-ray-serve: extras/ray/.venv/done  ## kill parts of a Ray Serve cluster, and record it (Linux; 20 minutes)
 	$(PY) extras/ray/serve.py
 
 .PHONY: extras-helm

@@ -109,10 +109,6 @@ def test_retries_do_not_help_where_the_proxy_is_dead():
         assert int(row["failed_retrying"]) > 0
 
 
-def test_requests_that_a_replica_was_working_on_are_lost():
-    assert sum(int(row["failed"]) for row in rows("a replica at work is killed")) > 0
-
-
 def test_an_update_shows_both_versions_and_loses_no_request():
     for row in rows(*UPDATES):
         assert row["versions"] == "v1 v2"
@@ -121,6 +117,7 @@ def test_an_update_shows_both_versions_and_loses_no_request():
 
 def test_a_version_that_never_starts_gets_no_traffic():
     for row in rows(BAD):
+        assert row["healed_s"] == ""
         assert row["application"] == "DEPLOY_FAILED"
         assert row["note"].startswith("given up after ")
         assert row["versions"] == "v1"
@@ -141,7 +138,6 @@ def test_the_head_is_a_single_point_of_failure():
             if row["round"] == number
         ]
         assert head["healed_s"] == worker["healed_s"] == ""
-        assert worker["note"].startswith("no replica left after ")
         assert worker["replicas_after"] == "0"
         # The workers' proxies go on for a while, and then they end too.
         assert float(head["good_until_s"]) < float(worker["good_until_s"])
