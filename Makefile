@@ -73,6 +73,18 @@ extras-containers:  ## build the book's Dockerfile without a daemon, and record 
 	@$(TEST_ENVIRONMENT)
 	$(PY) extras/containers/build.py
 
+.PHONY: extras-ray-serve
+extras-ray-serve: extras/ray/.venv/done  ## kill parts of a Ray Serve cluster, and record it (Linux; 20 minutes)
+	$(PY) extras/ray/serve.py
+
+.PHONY: extras-helm
+extras-helm:  ## let helm read the chart, and record what it says (npm; Linux; seconds)
+	@command -v npm >/dev/null || \
+	  { echo "extras-helm needs npm: see extras/helm/README.md" >&2; exit 1; }
+	@$(TEST_ENVIRONMENT)
+	cd extras/helm && npm ci --ignore-scripts --no-audit --no-fund
+	$(PY) extras/helm/render.py
+
 # The environment of one tool, as its lock says. The lock: `uv pip compile
 # extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`. In
 # extras/formats it is pinned from its tools' names: `echo titus2 numpy | tr ' ' '\n' |
