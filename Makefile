@@ -85,8 +85,15 @@ extras-helm:  ## let helm read the chart, and record what it says (npm; Linux; s
 	cd extras/helm && npm ci --ignore-scripts --no-audit --no-fund
 	$(PY) extras/helm/render.py
 
+PIPELINES := $(patsubst %/requirements.txt,%,$(wildcard extras/pipelines/*/requirements.txt))
+
+.PHONY: extras-pipelines
+extras-pipelines: $(PIPELINES:%=%/.venv/done)  ## run one release pipeline in every workflow engine, and record it (4 GB; minutes)
+	$(PY) extras/pipelines/run.py
+
 # The environment of one tool, as its lock says. The lock: `uv pip compile
-# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`. In
+# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`; in
+# extras/pipelines without `-c`, which Airflow's and kfp's own pins contradict. In
 # extras/formats it is pinned from its tools' names: `echo titus2 numpy | tr ' ' '\n' |
 # uv pip compile --no-annotate --no-header -`, below the lines that say what it is for.
 extras/%/.venv/done: extras/%/requirements.txt
