@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploylab.exercises.engine import Right, Trial, Wrong, exercise, show
+from deploylab.exercises.engine import (
+    Right,
+    Trial,
+    Wrong,
+    exercise,
+    show,
+    show_error,
+)
 from deploylab.exercises.kinds import Before, Option, choice, order
 
 platform_tools = choice(
@@ -99,14 +106,17 @@ class _PowerCut(BaseException):
 
 def _broken(t: Trial, *args: Any) -> None:
     """Call the answer with a step that breaks off; whether that reached us."""
+    said = "gave an answer all the same"
     try:
         t.thing(*args)
     except _PowerCut:
         return
+    except Exception as error:
+        said = f"raised `{show_error(error)}` in its place"
     t.stop(
         "swallowed",
-        f"`work` raised, and {_call(args)} gave an answer all the same.",
-        "The steps after it would go on with a result that there is not.",
+        f"`work` raised, and {_call(args)} {said}.",
+        "The steps after it would go on, and nobody would learn what happened.",
         "Let the exception pass; there is nothing to be done about it here.",
     )
 
@@ -207,6 +217,22 @@ def _call(args: tuple) -> str:
                     except BaseException:
                         return None
                     store.write(name, record)
+                return record["result"]
+            """,
+        ),
+        Wrong(
+            "stumbles over what work raises",
+            "swallowed",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                record = store.read(name)
+                if record is None or record["inputs"] != inputs:
+                    try:
+                        made = {"inputs": dict(inputs), "result": work(inputs)}
+                    except BaseException:
+                        print("it broke")
+                    store.write(name, made)
+                    record = made
                 return record["result"]
             """,
         ),
@@ -480,6 +506,16 @@ def _same(asked: Any, rows: list[list[float]]) -> bool:
             ),
         ),
         Wrong(
+            "gives an array",
+            "scores",
+            patch=(('"data": scores', '"data": np.array(scores)'),),
+        ),
+        Wrong(
+            "a shape that is a number",
+            "shape",
+            patch=(("[len(scores)]", "len(scores)"),),
+        ),
+        Wrong(
             "rounds",
             "scores",
             patch=(
@@ -504,7 +540,7 @@ def _same(asked: Any, rows: list[list[float]]) -> bool:
                 return {"model_name": "phishing", "outputs": [output], **known}
             """,
         ),
-        Right("gives an array", patch=((".tolist()", ""),)),
+        Right("asks with an array", patch=((".tolist()", ""),)),
     ],
 )  # fmt: skip
 def tensor_adapter(t: Trial) -> None:
@@ -568,18 +604,18 @@ def _spelled(t: Trial, answer: dict, rows: list[list[float]], more: dict) -> Non
         "`model_name`, and `outputs` with one tensor: `name`, `datatype`, `shape`, "
         "`data`, as the exercise gives them.",
     )
+    shape, data = output.get("shape"), output.get("data")
     t.need(
-        output.get("shape") == [len(rows)],
+        isinstance(shape, list) and shape == [len(rows)],
         "shape",
-        f"The output has the shape `{show(output.get('shape'))}`, and "
-        f"{len(rows)} numbers.",
+        f"The output has the shape `{show(shape)}`, and {len(rows)} numbers.",
         "Clients make their arrays from the shape.",
         f"For {len(rows)} rows it is `[{len(rows)}]`.",
     )
     t.need(
-        output.get("data") == _score(rows),
+        isinstance(data, list) and data == _score(rows),
         "scores",
-        f"`data` is `{show(output.get('data'))}`, and the scores are "
+        f"`data` is `{show(data)}`, and the scores are the list "
         f"`{show(_score(rows))}`.",
         "An adapter that computes is a second model.",
         "Hand on what `score` gave.",
