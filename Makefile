@@ -68,8 +68,15 @@ extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and re
 extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (minutes)
 	$(PY) extras/batch.py ray
 
+PIPELINES := $(patsubst %/requirements.txt,%,$(wildcard extras/pipelines/*/requirements.txt))
+
+.PHONY: extras-pipelines
+extras-pipelines: $(PIPELINES:%=%/.venv/done)  ## run one release pipeline in every workflow engine, and record it (4 GB; minutes)
+	$(PY) extras/pipelines/run.py
+
 # The environment of one tool, as its lock says. The lock: `uv pip compile
-# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`. In
+# extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`; in
+# extras/pipelines without `-c`, which Airflow's and kfp's own pins contradict. In
 # extras/formats it is pinned from its tools' names: `echo titus2 numpy | tr ' ' '\n' |
 # uv pip compile --no-annotate --no-header -`, below the lines that say what it is for.
 extras/%/.venv/done: extras/%/requirements.txt
