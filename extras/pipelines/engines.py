@@ -90,14 +90,23 @@ class Engine:
 
     def finish(self):
         """Wait for the end: how it ended in the engine's words, and what it took."""
-        _, status, usage = os.wait4(self.process.pid, 0)
-        seconds = time.perf_counter() - self.began
+        pid, until = 0, time.monotonic() + PATIENCE_S
+        while not pid:
+            pid, status, usage = os.wait4(self.process.pid, os.WNOHANG)
+            seconds = time.perf_counter() - self.began
+            if not pid and time.monotonic() > until:
+                raise RuntimeError(f"{self.name} did not end in {PATIENCE_S} s")
+            time.sleep(0.02)
         code = self.process.returncode = os.waitstatus_to_exitcode(status)
         return {
             "ended": f"exit {code}",
             "seconds": seconds,
             "cpu_s": usage.ru_utime + usage.ru_stime,
         }
+
+    def ended(self):
+        """Whether a program of it has ended."""
+        return self.process.poll() is not None
 
     def kill(self):
         """SIGKILL the program, then what it had started: as if the machine went."""
@@ -226,6 +235,9 @@ class Airflow(Engine):
             "cpu_s": self._cpu_s() - self.cpu,
         }
 
+    def ended(self):
+        return any(program.poll() is not None for program in self.programs)
+
     def kill(self):
         for program in self.programs:
             _kill(program)
@@ -236,8 +248,7 @@ class Airflow(Engine):
         self._program("api-server")
         until = time.monotonic() + PATIENCE_S
         while not self._answers():
-            dead = self.programs[0].poll() is not None
-            if dead or time.monotonic() > until:
+            if self.ended() or time.monotonic() > until:
                 raise RuntimeError("Airflow's API server does not answer")
             time.sleep(0.3)
         self._program("scheduler")
@@ -280,9 +291,8 @@ class Airflow(Engine):
         """The rows of a query, once there are any."""
         until = time.monotonic() + PATIENCE_S
         while not (rows := self._ask(query, *values)):
-            dead = [one.args for one in self.programs if one.poll() is not None]
-            if dead or time.monotonic() > until:
-                raise RuntimeError(f"Airflow: {dead or 'nothing came'}, see log.txt")
+            if self.ended() or time.monotonic() > until:
+                raise RuntimeError("Airflow ended, or was never done")
             time.sleep(0.3)
         return rows
 

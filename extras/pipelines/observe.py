@@ -20,14 +20,14 @@ def step(function):
     """Note that the step began and how it ended, and how long it took."""
 
     @functools.wraps(function)
-    def noted(*arguments):
+    def noted(*arguments, **named):
         name = function.__name__
         began, cpu = time.perf_counter(), time.process_time()
         note(step=name, what="began")
         ended = "failed"
         try:
             point(name)
-            result = function(*arguments)
+            result = function(*arguments, **named)
             ended = "done"
             return result
         finally:

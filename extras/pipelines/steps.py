@@ -1,12 +1,12 @@
 """Train, gate, release: the three steps, the same under every workflow engine.
 
-    python steps.py train v2 FOLDER
-    python steps.py gate FOLDER REGISTRY
-    python steps.py release FOLDER REGISTRY
+    train(version, folder)
+    gate(folder, registry)
+    release(folder, registry)
 
-FOLDER is one candidate's: its artifact, and what the steps found. REGISTRY is a
-`deploylab.registry`; its alias `champion` names the model that is served. Each step may
-be run again at any time, and then leaves what it left before.
+`folder` is one candidate's: its artifact, and what the steps found. `registry` is the
+folder of a `deploylab.registry`; its alias `champion` names the model that is served.
+Each step may be run again at any time, and then leaves what it left before.
 Libraries are imported where they are needed: an engine that reads this file to learn
 its steps does not load scikit-learn.
 """
@@ -14,7 +14,6 @@ its steps does not load scikit-learn.
 import itertools
 import json
 import os
-import sys
 from pathlib import Path
 
 from observe import point, step
@@ -65,7 +64,12 @@ def gate(folder: str, registry: str) -> dict:
 
     Path(folder, "passed.json").unlink(missing_ok=True)
     reader = Reader(registry)
-    number = reader.pointers().aliases[ALIAS]
+    number = reader.pointers().aliases.get(ALIAS)
+    if number is None:
+        raise Refused(
+            f"served: {registry} has no {ALIAS} to compare with; publish the first "
+            "version, and set the alias, by hand"
+        )
     served = artifacts.load(reader.published(number).folder)
     candidate = artifacts.load(folder)
     test = phishing.split().test
@@ -140,7 +144,3 @@ def _write(folder, name, what):
     draft = Path(folder, f".{name}")
     draft.write_text(json.dumps(what))
     os.replace(draft, Path(folder, name))
-
-
-if __name__ == "__main__":
-    {"train": train, "gate": gate, "release": release}[sys.argv[1]](*sys.argv[2:])

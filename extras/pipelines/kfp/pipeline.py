@@ -35,7 +35,7 @@ def release_model(version: str, folder: str, registry: str) -> int:
     trained = train(version=version, folder=folder)
     passed = gate(folder=folder, registry=registry).after(trained)
     released = release(folder=folder, registry=registry).after(passed)
-    released.set_retry(num_retries=1)
+    released.set_retry(num_retries=1)  # on a cluster: `kfp.local` ignores it
     return released.output
 
 
