@@ -74,6 +74,18 @@ PIPELINES := $(patsubst %/requirements.txt,%,$(wildcard extras/pipelines/*/requi
 extras-pipelines: $(PIPELINES:%=%/.venv/done)  ## run one release pipeline in every workflow engine, and record it (4 GB; minutes)
 	$(PY) extras/pipelines/run.py
 
+.PHONY: extras-ray-serve
+extras-ray-serve: extras/ray/.venv/done  ## kill nodes of a Ray Serve cluster under load, and record it (Linux; half an hour)
+	$(PY) extras/ray/serve.py
+
+.PHONY: extras-helm
+extras-helm:  ## let helm read the chart, and record what it says (npm; Linux; seconds)
+	@command -v npm >/dev/null || \
+	  { echo "extras-helm needs npm: see extras/helm/README.md" >&2; exit 1; }
+	@$(TEST_ENVIRONMENT)
+	cd extras/helm && npm ci --ignore-scripts --no-audit --no-fund
+	$(PY) extras/helm/render.py
+
 # The environment of one tool, as its lock says. The lock: `uv pip compile
 # extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`; in
 # extras/pipelines without `-c`, which Airflow's and kfp's own pins contradict. In
