@@ -73,6 +73,12 @@ extras-containers:  ## build the book's Dockerfile without a daemon, and record 
 	@$(TEST_ENVIRONMENT)
 	$(PY) extras/containers/build.py
 
+PIPELINES := $(patsubst %/requirements.txt,%,$(wildcard extras/pipelines/*/requirements.txt))
+
+.PHONY: extras-pipelines
+extras-pipelines: $(PIPELINES:%=%/.venv/done)  ## run one release pipeline in every workflow engine, and record it (4 GB; minutes)
+	$(PY) extras/pipelines/run.py
+
 .PHONY: extras-ray-serve
 extras-ray-serve: extras/ray/.venv/done  ## kill parts of a Ray Serve cluster, and record it (Linux; 20 minutes)
 	$(PY) extras/ray/serve.py
@@ -84,12 +90,6 @@ extras-helm:  ## let helm read the chart, and record what it says (npm; Linux; s
 	@$(TEST_ENVIRONMENT)
 	cd extras/helm && npm ci --ignore-scripts --no-audit --no-fund
 	$(PY) extras/helm/render.py
-
-PIPELINES := $(patsubst %/requirements.txt,%,$(wildcard extras/pipelines/*/requirements.txt))
-
-.PHONY: extras-pipelines
-extras-pipelines: $(PIPELINES:%=%/.venv/done)  ## run one release pipeline in every workflow engine, and record it (4 GB; minutes)
-	$(PY) extras/pipelines/run.py
 
 # The environment of one tool, as its lock says. The lock: `uv pip compile
 # extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`; in
