@@ -108,8 +108,8 @@ first_hour = order(
             "Who is hurt at this moment, and which of the steps ends that?",
             "One person who decides; then no further change; then the likely cause, as "
             "far as a minute shows it; then the way back. What comes after?",
-            "1 say so, 2 hold, 3 compare, 4 take back, 5 see that it helped, 6 all that "
-            "can wait.",
+            "1 say so, 2 hold, 3 compare, 4 take back, 5 see that it helped, 6 all "
+            "that can wait.",
         ],
     },
     not_checked="Whether an hour suffices, whom the incident has to be reported to by "
@@ -157,6 +157,11 @@ def _right(counts: Counts, confidence: float = 0.95) -> list[str]:
     "whether anybody looks at those that are too small to tell.",
     notice="A slice that is not refused is not shown to be good. The smaller it is, "
     "the less it can show, and small slices are often the ones that matter.",
+    equivalent={
+        "if not worse - better:": "as many worse as better: never refused",
+        "if test.proportion_ci(level).low >= 0.5:": "no pair of counts has an end at "
+        "one half exactly",
+    },
     wrong=[
         Wrong(
             "compares the numbers",
@@ -174,7 +179,9 @@ def _right(counts: Counts, confidence: float = 0.95) -> list[str]:
         Wrong(
             "any difference",
             "better-refused",
-            patch=((".low > 0.5", ".low > 0.5 or test.proportion_ci(level).high < 0.5"),),
+            patch=(
+                (".low > 0.5", ".low > 0.5 or test.proportion_ci(level).high < 0.5"),
+            ),
         ),
         Wrong(
             "only the middle",
@@ -262,7 +269,9 @@ def slices_refused(t: Trial) -> None:
     """Slices in which a version is worse, by an interval and not by a point."""
     value = t.call({"all": (26, 10)}, gives="list")
     _names(t, value, {"all": (26, 10)}, "The whole interval lies above one half.")
-    t.good("one slice that is clearly worse")
+    t.good("one slice that is worse")
+    counts = {"a": (30, 5), "b": (28, 4)}
+    _names(t, t.call(counts, gives="list"), counts, "Both slices are worse.")
     value = t.call({"a": (3, 0), "b": (9, 7)}, gives="list")
     t.need(
         not value,
@@ -276,7 +285,7 @@ def slices_refused(t: Trial) -> None:
     t.need(
         not value,
         "better-refused",
-        f"{t.said}. Of the 40 rows of `a` the new version is the wrong one in 10.",
+        f"{t.said}. Of the 40 rows of `a` the old version has erred in 30.",
         "A gate that stops improvements is switched off by those who make them.",
         "Look at one end of the interval.",
     )
@@ -286,7 +295,8 @@ def slices_refused(t: Trial) -> None:
     t.need(
         value != list(counts) and value != [],
         "on-average",
-        f"{t.said}. In `a` the new version is wrong in 20 of 24, in `b` in 4 of 44.",
+        f"{t.said}. In `a` the new version has erred in 20 of 24 rows, in `b` in 4 "
+        "of 44.",
         "An average hides the slice that the gate is there for.",
         "Judge each slice by itself.",
     )
@@ -335,10 +345,12 @@ def slices_refused(t: Trial) -> None:
         "Use the argument in the place of a number of your own.",
     )
     t.need(t.call({}, gives="list") == [], "off", t.said, "", "No slice, no name.")
-    for _ in range(12):
+    for _ in range(8):
         pairs = t.rng.integers(0, 25, size=(int(t.rng.integers(1, 6)), 2))
         counts = {f"s{i}": (int(w), int(b)) for i, (w, b) in enumerate(pairs)}
-        _names(t, t.call(counts, gives="list"), counts, "See the rule in the statement.")
+        _names(
+            t, t.call(counts, gives="list"), counts, "See the rule in the statement."
+        )
     t.good("random counts")
 
 
@@ -367,15 +379,16 @@ after_revert = choice(
         ),
         "b": Option(
             True,
-            "the controller had kept two of `v1`; only what was starting, or waiting "
-            "to be started again, is given up.",
+            "the controller had kept two of `v1`; only what was starting, or "
+            "waiting to be started again, is given up.",
             "",
         ),
         "c": Option(
             False,
-            "A revert is a new commit on top: it contains everything that was followed.",
-            "Ask what `git log` shows afterwards, and whether the history has become "
-            "shorter.",
+            "A revert is a new commit on top: it contains everything that was "
+            "followed.",
+            "Ask what `git log` shows afterwards, and whether the history has "
+            "become shorter.",
         ),
         "d": Option(
             False,
@@ -467,7 +480,7 @@ def _text(text: str) -> str:
 
 @exercise(
     kind="configuration",
-    starting="0000000000000000",
+    starting="a2a46aa48cdccce0",
     prepare=_prepare,
     hints={
         "*": [
