@@ -462,11 +462,15 @@ def _flow(t: Trial) -> dict[str, Any]:
     validator = jsonschema.validators.validator_for(_schema())(_schema())
     errors = sorted(validator.iter_errors(plain), key=lambda e: list(map(str, e.path)))
     if errors:
-        place = ".".join(map(str, errors[0].absolute_path)) or "the file"
-        deep = jsonschema.exceptions.best_match(errors)
+        error, place = errors[0], ".".join(map(str, errors[0].absolute_path))
+        while error.context:  # of several forms, the first is the common one
+            error = min(
+                error.context,
+                key=lambda e: (e.schema_path[0], e.validator != "additionalProperties"),
+            )
         t.stop(
             "schema",
-            f"The schema refuses `{place}`: {show(deep.message, 110)}.",
+            f"The schema refuses `{place or 'the file'}`: {error.message[:110]}.",
             "GitHub refuses the file, so nothing is tested and nothing is red.",
             "Compare the words in that place with the ones in this book's workflow.",
         )
@@ -607,7 +611,7 @@ def workflow_faults(t: Trial) -> None:
     t.need(
         wants == ["test"],
         "needs-nobody",
-        f"`publish` needs `{show(wants, 40)}`.",
+        f"`publish` waits for {' and '.join(map(str, wants)) or 'nobody'}.",
         "It has to wait for the job that tests; the schema knows no names of jobs.",
         "Look at what the other job is called.",
     )
