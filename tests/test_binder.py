@@ -265,6 +265,10 @@ def test_the_dockerfile_installs_the_lock_and_runs_post_build(tmp_path):
     assert install < copied < dockerfile.index("RUN ./binder/postBuild")
     assert "COPY --chown=1000:1000 src/ ${REPO_DIR}/" in dockerfile
 
+    # The page on GitOps runs git; nothing promises that the base image keeps it.
+    assert (ROOT / "binder/apt.txt").read_text().split() == ["git"]
+    assert re.search(r"apt-get .*install .*\bgit\b", dockerfile)
+
     # Nothing else is run as the reader, so no buildpack but Python's has a part.
     before, _, _ = dockerfile.partition("# Make sure that postBuild")
     own = re.findall(r"^RUN (.*(?:REPO_DIR|KERNEL_PYTHON_PREFIX).*)", before, re.M)
