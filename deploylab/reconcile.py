@@ -27,7 +27,8 @@ What it does in cases of doubt:
   `deploylab.servers`. The next one finds nothing and starts anew.
 
 An instance that dies takes with it the requests in its hands, and those that wait at
-its door until the next look; nothing else is lost. A server that hangs and does not die
+its door until the next look; the Python router may lose one more on a connection that
+it has kept. Nothing else is lost. A server that hangs and does not die
 is not noticed: nobody asks whether it answers.
 """
 
