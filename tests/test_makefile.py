@@ -468,8 +468,8 @@ def test_the_test_lock_holds_the_book_lock():
 
     def pins(name: str) -> set[str]:
         lines = (ROOT / name).read_text().splitlines()
-        pins = [line for line in lines if not line.lstrip().startswith("#")]
-        return {line.partition(" ;")[0] for line in pins}
+        kept = [line for line in lines if not line.lstrip().startswith("#")]
+        return {line.partition(" ;")[0] for line in kept}
 
     assert pins("requirements.txt") <= pins("requirements-dev.txt")
 
