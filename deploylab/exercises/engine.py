@@ -539,13 +539,16 @@ def _function(exercise: Exercise, thing: Any) -> Any:
     if inspect.isclass(thing) or not callable(thing):
         is_class = inspect.isclass(thing)
         got = f"the class `{thing.__name__}`" if is_class else f"`{show(thing)}`"
+        do = "Give it the function's name, without brackets behind it."
+        if is_class:
+            do = "Write a function, in which your class may be used."
         raise Found(
             Status.NOT_YET,
             Finding(
                 "not-a-function",
                 f"`check.{exercise.name}` got {got}, not a function.",
                 "",
-                "Give it the function's name, without brackets behind it.",
+                do,
             ),
         )
     if is_empty(thing) or (exercise.starting and _as_given(exercise, thing)):

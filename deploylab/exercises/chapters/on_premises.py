@@ -22,7 +22,9 @@ who_waits = choice(
     "who_waits",
     {
         "a": Option(
-            True, "the page needs the interpreter's lock, and ten others do, too"
+            True,
+            "all four threads are with the model, so the page waits for one, and then "
+            "for the interpreter's lock",
         ),
         "b": Option(
             True,
@@ -35,7 +37,9 @@ who_waits = choice(
             "For each case, count the threads that are not with the model.",
         ),
         "d": Option(
-            True, "more threads stand in the same line, since there is one interpreter"
+            True,
+            "everybody has a thread now, and all of them stand in one line, for the "
+            "one lock",
         ),
         "e": Option(
             True, "a thread that waits for nobody is held as well, and here for 30 s"
@@ -301,7 +305,8 @@ def no_version(t: Trial) -> None:
         "The shop accepts no version of it at all: nobody can install that.",
         "An empty list is a need that nothing meets.",
     )
-    for needs in (PAGE, *(_drawn(t) for _ in range(20))):
+    drawn = sorted((_drawn(t) for _ in range(20)), key=lambda needs: len(str(needs)))
+    for needs in (PAGE, *drawn):  # the shortest first, since it is shown
         t.need(_given(t, needs), "differs", t.said, "", "Work this table out by hand.")
     t.good("the page's table, and twenty of four parts")
 
@@ -322,6 +327,8 @@ def _drawn(t: Trial) -> dict[str, dict[str, list[int]]]:
 
 PATIENCE_S = 2.0  # in which a call that waits for nobody is back, on any machine
 LOOKS, LOOK_S = 20, 0.05  # at a caller who should be back at once
+REFUSED, AT_ONCE_S = 5, 0.01  # the quickest of so many is back in that time
+RAISES = {"bad": ValueError, "missing": KeyError, "the end": SystemExit}
 
 
 class _Model:
@@ -334,8 +341,8 @@ class _Model:
     def __call__(self, row: Any) -> float:
         self.entered.release()
         self.go.wait(4 * PATIENCE_S)
-        if row == "bad":
-            raise ValueError("this row cannot be scored")
+        if row in RAISES:
+            raise RAISES[row]("this row cannot be scored")
         return row / 10
 
     def __repr__(self) -> str:
@@ -353,13 +360,16 @@ class _Caller(threading.Thread):
         self.guarded, self.row = guarded, row
         self.value: Any = None
         self.error: BaseException | None = None
+        self.took_s = float("inf")
         self.start()
 
     def run(self) -> None:
+        began = time.perf_counter()
         try:
             self.value = self.guarded(self.row)
         except BaseException as error:
             self.error = error
+        self.took_s = time.perf_counter() - began
 
 
 def _walled(t: Trial, model: _Model, places: int) -> Any:
@@ -383,6 +393,14 @@ def _filled(t: Trial, guarded: Any, model: _Model, places: int) -> list[_Caller]
         came += model.entered.acquire(timeout=0.02)
         if came + sum(not one.is_alive() for one in inside) >= places:
             break
+    t.need(
+        came == places or sum(one.is_alive() for one in inside) <= came,
+        "queues",
+        f"`walled(score, {places})`: {came} of {places} callers is in `score`. The "
+        "next one waits, and a place is free.",
+        "A place that is entered only when another one is left is no place.",
+        "Hold a lock while you count the places, and no longer.",
+    )
     t.need(
         came == places,
         "too-few",
@@ -428,6 +446,22 @@ def _late(t: Trial, guarded: Any, model: _Model) -> bool:
     return True
 
 
+def _at_once(t: Trial, guarded: Any) -> None:
+    """All places are taken: whether those who are refused wait before they are."""
+    refused = [_Caller(guarded, 5) for _ in range(REFUSED)]
+    for one in refused:
+        one.join(PATIENCE_S)
+    t.need(  # the quickest: a wait is in all of them, a pause of the machine is not
+        min(one.took_s for one in refused) < AT_ONCE_S,
+        "waits",
+        f"All places are taken, and of {REFUSED} more callers none had its `None` "
+        f"within {1000 * AT_ONCE_S:g} ms.",
+        "While they wait they hold threads, which is what the wall should prevent.",
+        "Try to take a place, and do not wait for it, not even for a while: "
+        "`acquire(blocking=False)`.",
+    )
+
+
 def _let_out(inside: list[_Caller], model: _Model) -> None:
     model.go.set()
     for caller in inside:
@@ -458,9 +492,10 @@ def _alone(guarded: Any, row: Any) -> _Caller:
         ],
         "shared": ["How many semaphores are there after two calls of `walled`?"],
     },
-    not_checked="Whether the number is right for your server, and what the caller does "
-    "with `None`. A limit also says nothing about how long those inside stay: give "
-    "them a time limit too.",
+    not_checked="Whether the number is right for your server, what the caller does "
+    "with `None`, and, if you count without a lock, whether two callers can take the "
+    "last place in the same moment. A limit also says nothing about how long "
+    "those inside stay: give them a time limit too.",
     notice="The wall costs answers, and it says whose: those of the model, and of "
     "nobody else.",
     wrong=[
@@ -485,6 +520,36 @@ def _alone(guarded: Any, row: Any) -> _Caller:
             patch=(("Semaphore(places)", "Semaphore(max(1, places - 1))"),),
         ),
         Wrong("waits", "waits", patch=(("blocking=False", "blocking=True"),)),
+        Wrong(
+            "waits half a second",
+            "waits",
+            patch=(("blocking=False", "timeout=0.5"),),
+        ),
+        Wrong(
+            "waits a little",
+            "waits",
+            patch=(("blocking=False", "timeout=0.05"),),
+        ),
+        Wrong(
+            "holds its lock while the model computes",
+            "queues",
+            source="""
+            import threading
+
+            def walled(score, places):
+                lock, inside = threading.Lock(), [0]
+                def guarded(row):
+                    with lock:
+                        if inside[0] >= places:
+                            return None
+                        inside[0] += 1
+                        try:
+                            return score(row)
+                        finally:
+                            inside[0] -= 1
+                return guarded
+            """,
+        ),
         Wrong(
             "raises when it is full",
             "raises-when-full",
@@ -531,6 +596,32 @@ def _alone(guarded: Any, row: Any) -> _Caller:
             """,
         ),
         Wrong(
+            "gives a place back after a ValueError alone",
+            "exception-keeps",
+            patch=(
+                ("return score(row)", "value = score(row)"),
+                ("finally:", "except ValueError:"),
+                (
+                    "free.release()",
+                    "free.release()\n            raise\n"
+                    "        free.release()\n        return value",
+                ),
+            ),
+        ),
+        Wrong(
+            "gives a place back after an Exception alone",
+            "exception-keeps",
+            patch=(
+                ("return score(row)", "value = score(row)"),
+                ("finally:", "except Exception:"),
+                (
+                    "free.release()",
+                    "free.release()\n            raise\n"
+                    "        free.release()\n        return value",
+                ),
+            ),
+        ),
+        Wrong(
             "swallows the exception",
             "swallows",
             patch=(
@@ -575,6 +666,11 @@ def _alone(guarded: Any, row: Any) -> _Caller:
             patch=(("return score(row)", "score(row)"),),
         ),
         Wrong(
+            "takes a score of 0 for none",
+            "other-score",
+            patch=(("return score(row)", "return score(row) or None"),),
+        ),
+        Wrong(
             "cannot be called twice",
             "raises",
             source="""
@@ -608,6 +704,26 @@ def _alone(guarded: Any, row: Any) -> _Caller:
             """,
         ),
         Right(
+            "an object that can be called",
+            source="""
+            import threading
+
+            class Wall:
+                def __init__(self, score, places):
+                    self.score, self.free = score, threading.Semaphore(places)
+                def __call__(self, row):
+                    if not self.free.acquire(blocking=False):
+                        return None
+                    try:
+                        return self.score(row)
+                    finally:
+                        self.free.release()
+
+            def walled(score, places):
+                return Wall(score, places)
+            """,
+        ),
+        Right(
             "a queue of places",
             source="""
             import queue
@@ -634,22 +750,24 @@ def wall(t: Trial) -> None:
     """A limit on how many are with the model at once."""
     open_model, model = _Model(), _Model()
     open_model.go.set()  # it answers at once
-    first = _alone(_walled(t, open_model, 2), 5)
-    t.need(
-        first.error is None,
-        "raises",
-        f"The first caller got `{show_error(first.error or ValueError())}`.",
-        "The user sees an error that the model has not made.",
-        "Call the guarded function in a cell of its own, and read the traceback.",
-    )
-    t.need(
-        first.value == 0.5,
-        "other-score",
-        f"The guarded function gave `{show(first.value)}` for the row 5, and `score` "
-        "gives `0.5`.",
-        "Who is let in should not notice the wall.",
-        "Return what `score` returns.",
-    )
+    guarded = _walled(t, open_model, 2)
+    for row, score in ((5, 0.5), (0, 0.0)):
+        first = _alone(guarded, row)
+        t.need(
+            first.error is None,
+            "raises",
+            f"The first caller got `{show_error(first.error or ValueError())}`.",
+            "The user sees an error that the model has not made.",
+            "Call the guarded function in a cell of its own, and read the traceback.",
+        )
+        t.need(
+            first.value == score,
+            "other-score",
+            f"The guarded function gave `{show(first.value)}` for the row {row}, and "
+            f"`score` gives `{score}`.",
+            "Who is let in should not notice the wall.",
+            "Return what `score` returns.",
+        )
     t.good("a caller who is let in gets the score")
     guarded = _walled(t, model, 2)
     inside = _filled(t, guarded, model, 2)
@@ -660,7 +778,6 @@ def wall(t: Trial) -> None:
         "Whoever is let in holds one of the server's threads, until none is left.",
         "Before `score` is called, something has to say whether a place is free.",
     )
-    t.good("the one too many gets None at once")
     t.need(
         _late(t, guarded, model),
         "refusal-frees",
@@ -669,6 +786,8 @@ def wall(t: Trial) -> None:
         "Each refusal opens one more place, so the wall is gone when it is needed.",
         "Only who took a place may give one back.",
     )
+    _at_once(t, guarded)
+    t.good("the one too many gets None at once")
     apart = _alone(_walled(t, open_model, 2), 5)
     t.need(
         apart.value == 0.5,
@@ -694,24 +813,27 @@ def _check_after(t: Trial, guarded: Any) -> None:
         "Give the place back when `score` has ended.",
     )
     t.good("a place is free again when its caller is out")
-    for _ in range(2):
-        bad = _alone(guarded, "bad")
+    for row, kind in RAISES.items():
+        for _ in range(2):
+            bad = _alone(guarded, row)
+            got = show_error(bad.error) if bad.error else show(bad.value)
+            t.need(
+                isinstance(bad.error, kind),
+                "swallows",
+                f"`score` raised `{kind.__name__}`, and the caller got `{got}`.",
+                "A broken row would look like a full model, and be asked again for "
+                "ever.",
+                "Let the exception pass.",
+            )
+        good = _alone(guarded, 5)
         t.need(
-            isinstance(bad.error, ValueError),
-            "swallows",
-            f"`score` raised `ValueError`, and the caller got `{show(bad.value)}`.",
-            "A broken row would look like a full model, and be asked again for ever.",
-            "Let the exception pass.",
+            good.value == 0.5,
+            "exception-keeps",
+            f"`score` has raised `{kind.__name__}` twice, nobody is in it, and the "
+            f"next caller got `{show(good.value)}`.",
+            "Each bad row takes a place away, until none is left.",
+            "Give the place back however `score` ends: `try` and `finally`.",
         )
-    good = _alone(guarded, 5)
-    t.need(
-        good.value == 0.5,
-        "exception-keeps",
-        "`score` has raised twice, nobody is in it, and the next caller got "
-        f"`{show(good.value)}`.",
-        "Each bad row takes a place away, until none is left.",
-        "Give the place back however `score` ends: `try` and `finally`.",
-    )
     t.good("an exception reaches its caller, and leaves the place free")
 
 
@@ -724,7 +846,7 @@ take_out = order(
         "B": "Start the service with the same model file, and give it no traffic.",
         "C": "Write down what the shop hands to the model and what it gets back.",
         "D": "Let the service answer behind a switch, first for a small share.",
-        "E": "Ask both for each order, use the process's answer, and compare.",
+        "E": "Ask both, behind a wall, with nobody waiting for the service; compare.",
         "F": "Decide what the shop does without a score.",
         "H": "Let everybody use the service, and keep the old way for a while.",
     },
