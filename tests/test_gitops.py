@@ -136,6 +136,9 @@ BAD = {
     "a field more": ("version: v2\nreplicas: 2\nreplica: 3\n", "must name"),
     "a secret": ("version: v2\nreplicas: 2\npassword: x\n", "must name"),
     "deep": ("[" * 900, "not YAML"),
+    "a key twice": ("version: v1\nversion: v2\nreplicas: 2\n", "twice"),
+    "a day that is none": ("version: 2020-13-45\nreplicas: 2\n", "not YAML"),
+    "a number that is none": ("version: v2\nreplicas: !!int x\n", "not YAML"),
     "long": ("#" * 20_000, "characters"),
     "an object": ("!!python/object/apply:os.system ['true']\n", "not YAML"),
     "deleted": (None, "no file"),
@@ -294,6 +297,41 @@ def test_one_agent_a_folder(desk, agent, controller, tmp_path):
     agent.stop()
     agent.stop()
     gitops.Agent(desk.bare, tmp_path / "agent", controller).stop()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["seen", "followed"])
+def test_a_lock_that_a_killed_git_left_is_taken_away(
+    desk, agent, controller, tmp_path, name
+):
+    left = tmp_path / "agent/mirror/refs/agent" / f"{name}.lock"
+    left.touch()  # while it works
+    desk.commit("version: v2\nreplicas: 2\n")
+    after_a_look(agent)
+    assert controller.desired == Desired("v2", 2)
+    agent.stop()
+    left.touch()  # before it begins
+    with gitops.Agent(desk.bare, tmp_path / "agent", controller, 0.01) as second:
+        desk.commit("version: v1\nreplicas: 3\n")
+        after_a_look(second)
+        assert controller.desired == Desired("v1", 3)
+
+
+@pytest.mark.slow
+def test_an_agent_that_cannot_begin_leaves_the_folder_to_the_next(
+    desk, controller, tmp_path, monkeypatch
+):
+    def broken(self, commit):
+        raise gitops.GitError("git update-ref: cannot lock ref")
+
+    with gitops.Agent(desk.bare, tmp_path / "agent", controller, 0.01) as first:
+        after_a_look(first)
+    with monkeypatch.context() as patched:
+        patched.setattr(gitops.Agent, "_take", broken)
+        with pytest.raises(gitops.GitError, match="cannot lock") as kept:
+            gitops.Agent(desk.bare, tmp_path / "agent", controller)
+    gitops.Agent(desk.bare, tmp_path / "agent", controller).stop()
+    assert kept.traceback  # it holds the failed one, as a notebook does
 
 
 @pytest.mark.slow

@@ -116,6 +116,10 @@ def test_publishing_waits_for_ci_and_for_a_push():
     assert "workflow_run.conclusion == 'success'" in guard
     assert "workflow_run.event == 'push'" in guard
     assert flow["jobs"]["deploy"]["needs"] == "build"
+    # In a group one run waits, and GitHub cancels the others: who is skipped stays out.
+    assert guard.replace("\n", " ") in flow["concurrency"]["group"].replace("(", "", 1)
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
+    assert "'refs/heads/main' && github.sha" in ci["concurrency"]["group"]
 
 
 def test_the_page_shows_every_line_of_ci_in_order():

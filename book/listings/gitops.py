@@ -19,6 +19,8 @@ What it does in cases of doubt, each said once in the fleet's log:
 - another agent with the same folder: refused by `AgentRunning`.
 
 After a restart it goes on from the commit that it followed, also without a repository.
+If its own mirror is deleted or damaged, it says ``unreachable`` until somebody deletes
+the mirror and starts it again; the new one does not know how far it had followed.
 """
 
 from __future__ import annotations
@@ -103,10 +105,13 @@ def read_wish(text: str, known: Collection[str]) -> Desired:
     if len(text) > LONGEST:
         raise BadWish(f"it has {len(text):,} characters; two short lines are enough")
     try:
-        said = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise BadWish(f"line {line} is not YAML; mend it") from error
+        said = yaml.load(text, _Once)  # a safe loader
+    except BadWish:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}" if mark else "it"
+        raise BadWish(f"{where} is not YAML; mend it") from error
     if not isinstance(said, dict) or set(said) != {"version", "replicas"}:
         raise BadWish("it must name a version and a number of replicas, nothing else")
     version, replicas = said["version"], said["replicas"]
@@ -116,6 +121,16 @@ def read_wish(text: str, known: Collection[str]) -> Desired:
     if type(replicas) is not int or not 1 <= replicas <= MOST_REPLICAS:
         raise BadWish(f"replicas is 1 to {MOST_REPLICAS}, not {replicas!r}")
     return Desired(version, replicas)
+
+
+class _Once(yaml.SafeLoader):
+    """YAML in which no key may stand twice, as after a merge by hand."""
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        keys = [str(key.value) for key, _ in node.value]
+        if len(set(keys)) < len(keys):
+            raise BadWish("a key is there twice; take one out")
+        return super().construct_mapping(node, deep)
 
 
 class Agent:
@@ -151,17 +166,12 @@ class Agent:
                 f"another agent works in {self.folder}; stop it, or give this one a "
                 "folder and servers of its own"
             ) from None
+        self._mirror = self.folder / "mirror"
         try:
-            git(self.folder, "init", "--quiet", "--bare", "mirror")
-        except GitError:
+            self._begin()
+        except BaseException:
             self._lock.close()
             raise
-        self._mirror = self.folder / "mirror"
-        if (followed := self.followed) is not None:
-            try:
-                self._take(followed)
-            except BadWish as error:  # the registry may have lost the version
-                self._trouble("refused", f"{followed[:7]}: {error}")
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -178,6 +188,7 @@ class Agent:
 
     def look(self) -> None:
         """Fetch, judge, hand over: one look. What is no good changes nothing."""
+        self._unlock()  # what a git that was killed has locked
         try:
             fetch = f"+refs/heads/{BRANCH}:{_SEEN}"
             git(self._mirror, "fetch", "--quiet", "--no-tags", self.address, fetch)
@@ -232,6 +243,21 @@ class Agent:
         self.stop()
 
     # -- plumbing
+
+    def _begin(self) -> None:
+        """Make the mirror if there is none, and take up what was followed."""
+        git(self.folder, "init", "--quiet", "--bare", "mirror")
+        self._unlock()
+        if (followed := self.followed) is not None:
+            try:
+                self._take(followed)
+            except BadWish as error:  # the registry may have lost the version
+                self._trouble("refused", f"{followed[:7]}: {error}")
+
+    def _unlock(self) -> None:
+        """Take away what a git that was killed has left: no other one works here."""
+        for left in self._mirror.glob("refs/agent/*.lock"):
+            left.unlink()
 
     def _run(self) -> None:
         while not self._ending.is_set():

@@ -25,7 +25,8 @@ first_hour = order(
         "D": "Revert the commit of 10:04, and push.",
         "E": "See from users' answers that the version before serves, and that the "
         "share is as it was.",
-        "F": "Put aside the log of the answers and the digest of the bad version.",
+        "F": "Put aside the log of the answers and the digest of the bad version; both "
+        "are kept for a week.",
         "G": "Tell those who use the answers which ones were bad, from when to when.",
         "H": "Write down what happened when, and plant this fault for a new gate.",
     },
@@ -58,8 +59,8 @@ first_hour = order(
             "D",
             "F",
             "users-wait",
-            "Log and digest are still there afterwards. Until the revert each minute "
-            "has further bad answers.",
+            "Log and digest are kept for a week. Until the revert each minute has "
+            "further bad answers.",
             "Ask which of the two can wait.",
         ),
         Before(
@@ -177,6 +178,36 @@ def _right(counts: Counts, confidence: float = 0.95) -> list[str]:
             patch=(("1 - (1 - confidence) / len(counts)", "confidence"),),
         ),
         Wrong(
+            "one side only",
+            "not-exact",
+            patch=(
+                (
+                    "stats.binomtest(worse, worse + better)",
+                    'stats.binomtest(worse, worse + better, alternative="greater")',
+                ),
+            ),
+        ),
+        Wrong(
+            "an approximate interval",
+            "not-exact",
+            patch=(("proportion_ci(level)", 'proportion_ci(level, "wilson")'),),
+        ),
+        Wrong(
+            "twice the chance",
+            "not-exact",
+            patch=(("(1 - confidence)", "2 * (1 - confidence)"),),
+        ),
+        Wrong(
+            "divides the level",
+            "level-divided",
+            patch=(("1 - (1 - confidence) / len(counts)", "confidence / len(counts)"),),
+        ),
+        Wrong(
+            "three of three",
+            "a-point",
+            patch=((".low > 0.5", ".low > 0.5 or (worse > 2 and not better)"),),
+        ),
+        Wrong(
             "any difference",
             "better-refused",
             patch=(
@@ -272,13 +303,35 @@ def slices_refused(t: Trial) -> None:
     t.good("one slice that is worse")
     counts = {"a": (30, 5), "b": (28, 4)}
     _names(t, t.call(counts, gives="list"), counts, "Both slices are worse.")
+    for few in ((9, 7), (3, 0)):
+        value = t.call({"a": few}, gives="list")
+        t.need(
+            not value,
+            "a-point",
+            f"{t.said}. {few[0]} of {sum(few)} happens by luck.",
+            "A gate that refuses by a point estimate stops every second harmless "
+            "release.",
+            "Ask for the lower end of the interval, not for its middle.",
+        )
+    value = t.call({"a": (5, 0)}, gives="list")
+    t.need(
+        not value,
+        "not-exact",
+        f"{t.said}. The exact interval for 5 of 5, open to both sides, begins at 0.478 "
+        "at 95 %.",
+        "An interval that is one-sided, approximate, or of a lower level refuses more "
+        "often by luck than was promised.",
+        "Take `proportion_ci(level)` of `binomtest` as it is, and print `low` for "
+        "this call.",
+    )
     value = t.call({"a": (3, 0), "b": (9, 7)}, gives="list")
     t.need(
         not value,
-        "a-point",
-        f"{t.said}. Three of three, and nine of sixteen, happen by luck.",
-        "A gate that refuses by a point estimate stops every second harmless release.",
-        "Ask for the lower end of the interval, not for its middle.",
+        "level-divided",
+        f"{t.said}. By itself neither of the two was refused.",
+        "With every further slice the evidence that is asked for has become less, not "
+        "more.",
+        "Divide what is left to chance, `1 - confidence`, and not the level.",
     )
     t.good("too few rows to tell")
     value = t.call({"a": (10, 30), "b": (30, 30)}, gives="list")
@@ -496,8 +549,9 @@ def _text(text: str) -> str:
         ],
         "python-number": ["What is 3.10 in YAML, and what is it in quotation marks?"],
     },
-    not_checked="Whether `make test` and `make publish` do what their names say, and "
-    "whether the actions at these versions are what they were yesterday.",
+    not_checked="Whether `make test` and `make publish` do what their names say, what "
+    "other steps leave behind for the one that tests, and whether the actions at these "
+    "versions are what they were yesterday.",
     notice="The schema found one of six faults. The others are rules that only your "
     "repository knows, so they are tests of yours.",
     wrong=[
@@ -535,6 +589,95 @@ def _text(text: str) -> str:
             "publishes whatever happened",
             "publishes-anyway",
             patch=(("    needs: test\n", "    needs: test\n    if: always()\n"),),
+        ),
+        Wrong(
+            "publishes on main, tested or not",
+            "publishes-anyway",
+            patch=(
+                (
+                    "    needs: test\n",
+                    "    needs: test\n"
+                    "    if: ${{ !cancelled() && github.ref == 'refs/heads/main' }}\n",
+                ),
+            ),
+        ),
+        Wrong(
+            "the step that tests never runs",
+            "never-tests",
+            patch=(("- run: make test", "- if: false\n        run: make test"),),
+        ),
+        Wrong(
+            "the job that tests never runs",
+            "never-tests",
+            patch=(("  test:\n", "  test:\n    if: false\n"),),
+        ),
+        Wrong(
+            "a shell that always succeeds",
+            "always-green",
+            patch=(
+                (
+                    "run: make test",
+                    'run: make test\n        shell: bash -c "true {0}"',
+                ),
+            ),
+        ),
+        Wrong(
+            "such a shell for the file",
+            "always-green",
+            patch=(
+                (
+                    "permissions:\n",
+                    'defaults: {run: {shell: "bash {0} || true"}}\npermissions:\n',
+                ),
+            ),
+        ),
+        Wrong(
+            "make is told to ignore errors",
+            "always-green",
+            patch=(
+                ("run: make test", 'run: make test\n        env: {MAKEFLAGS: "-i"}'),
+            ),
+        ),
+        Wrong(
+            "the job's make is",
+            "always-green",
+            patch=(("  test:\n", '  test:\n    env: {MAKEFLAGS: "-i"}\n'),),
+        ),
+        Wrong(
+            "publishes before the tests",
+            "always-green",
+            patch=(
+                ("- run: make test", "- run: make publish\n      - run: make test"),
+            ),
+        ),
+        Wrong(
+            "Python after the tests",
+            "python-late",
+            patch=(
+                (
+                    "- uses: actions/setup-python@v7",
+                    "- run: make test\n      - uses: actions/setup-python@v7",
+                ),
+                ('"3.10"\n      - run: make test\n', '"3.10"\n'),
+            ),
+        ),
+        Wrong(
+            "some pushes only",
+            "other-trigger",
+            patch=(("branches: [main]", "branches: [main]\n    paths: [README.md]"),),
+        ),
+        Wrong(
+            "reads everything",
+            "too-many-rights",
+            patch=(("permissions:\n  contents: read\n", "permissions: read-all\n"),),
+        ),
+        Wrong(
+            "rights for one job only",
+            "too-many-rights",
+            patch=(
+                ("permissions:\n  contents: read\n", ""),
+                ("  publish:\n", "  publish:\n    permissions: {}\n"),
+            ),
         ),
         Wrong(
             "no limit",
@@ -580,7 +723,31 @@ def _text(text: str) -> str:
                 ),
                 (
                     "  publish:\n",
-                    "  publish:\n    permissions: read-all\n",
+                    "  publish:\n    permissions: {contents: none}\n",
+                ),
+            ),
+        ),
+        Right(
+            "installs first, and says what holds without saying",
+            patch=(
+                (
+                    "- run: make test",
+                    "- run: pip install -r requirements.txt\n"
+                    "      - run: |\n"
+                    "          pip install pytest\n"
+                    "          make test\n"
+                    "        shell: bash\n"
+                    "        env: {PYTHON: python}",
+                ),
+                ("    needs: test\n", "    needs: test\n    if: ${{ success() }}\n"),
+            ),
+        ),
+        Right(
+            "only on main, which it is",
+            patch=(
+                (
+                    "    needs: test\n",
+                    "    needs: test\n    if: github.ref == 'refs/heads/main'\n",
                 ),
             ),
         ),
@@ -592,10 +759,10 @@ def workflow_faults(t: Trial) -> None:
     pushed = flow["on"].get("push") if isinstance(flow["on"], dict) else None
     branches = pushed.get("branches") if isinstance(pushed, dict) else None
     t.need(
-        branches == ["main"],
+        branches == ["main"] and set(pushed) == {"branches"},
         "other-trigger",
         f"`on` is `{show(flow['on'], 60)}`.",
-        "A workflow that waits for another branch is never red.",
+        "A push that starts no run is never red.",
         "Keep the trigger of the file that was given.",
     )
     jobs = flow["jobs"]
@@ -616,14 +783,15 @@ def workflow_faults(t: Trial) -> None:
         "Look at what the other job is called.",
     )
     t.need(
-        "if" not in jobs["publish"],
+        _holds(jobs["publish"]),
         "publishes-anyway",
-        f"`publish` runs if `{show(jobs['publish'].get('if'), 40)}`.",
-        "A condition of its own takes the place of waiting for success.",
+        f"`publish` runs if `{show(jobs['publish'].get('if'), 60)}`.",
+        "`always()`, `failure()` and `!cancelled()` take the place of waiting for "
+        "success, and any other condition may leave the job out.",
         "Leave the condition out: without one, what is needed has to succeed.",
     )
     t.good("it publishes after the tests, and only then")
-    _check_tests(t, jobs["test"])
+    _check_tests(t, flow, jobs["test"])
     for name, job in jobs.items():
         limit = job.get("timeout-minutes")
         t.need(
@@ -633,25 +801,73 @@ def workflow_faults(t: Trial) -> None:
             "A job that hangs holds a machine for six hours, and nobody is told.",
             "Give each job a limit of an hour at most.",
         )
-        rights = job.get("permissions", flow.get("permissions", "all"))
+        rights = job.get("permissions", flow.get("permissions"))
         t.need(
-            rights in ("read-all", {}, {"contents": "read"}),
+            isinstance(rights, dict)
+            and {k for k, v in rights.items() if v != "none"} <= {"contents"}
+            and rights.get("contents") != "write",
             "too-many-rights",
-            f"`{name}` runs with the rights `{show(rights, 40)}`.",
+            f"`{name}` says nothing of its rights, and gets what the repository's "
+            "settings give, in the worst case all."
+            if rights is None
+            else f"`{name}` runs with the rights `{show(rights, 40)}`.",
             "Every action and every dependency of the job has them too.",
             "Let the token read the contents, and nothing more.",
         )
     t.good("each job ends by itself, and may only read")
 
 
-def _check_tests(t: Trial, job: dict[str, Any]) -> None:
+#: Conditions that hold whenever this workflow's tests have passed on `main`.
+_TRUE = (
+    "true",
+    "success()",
+    "github.ref == 'refs/heads/main'",
+    "github.event_name == 'push'",
+    "needs.test.result == 'success'",
+)
+
+
+def _holds(what: dict[str, Any]) -> bool:
+    """Whether a job or a step has no condition, or one that changes nothing."""
+    said = str(what.get("if", "true")).strip()
+    if said.startswith("${{") and said.endswith("}}"):
+        said = said[3:-2]
+    return all(part.strip() in _TRUE for part in str(said).lower().split("&&"))
+
+
+def _tests(step: dict[str, Any]) -> bool:
+    """Whether a step runs the tests, after installing what they need or not."""
+    *before, last = str(step.get("run", "")).strip().splitlines() or [""]
+    install = ("pip install ", "python -m pip install ")
+    return last.strip() == "make test" and all(
+        line.strip().startswith(install) and "|" not in line for line in before
+    )
+
+
+def _lax(place: dict[str, Any]) -> str:
+    """What in a file, a job or a step lets a command fail unseen; or nothing."""
+    defaults = place.get("defaults", {}).get("run", {})
+    shell = place.get("shell", defaults.get("shell", "bash"))
+    if place.get("continue-on-error") not in (None, False):
+        return "and it goes on after an error"
+    if shell not in ("bash", "sh"):
+        return f"in the shell `{show(shell, 40)}`"
+    told = place.get("env", {})
+    names = {"BASH_ENV", "GNUMAKEFLAGS", "MAKEFILES", "MAKEFLAGS", "PATH"}
+    if set(told) & names if isinstance(told, dict) else told:
+        return f"with `{show(told, 40)}`"
+    return ""
+
+
+def _check_tests(t: Trial, flow: dict[str, Any], job: dict[str, Any]) -> None:
     """The job that tests runs the tests, on the right Python, and may fail."""
     steps = job["steps"]
-    given = [
-        step["with"].get("python-version")
-        for step in steps
+    setups = [
+        (place, step["with"].get("python-version"))
+        for place, step in enumerate(steps)
         if isinstance(step.get("with"), dict) and "setup-python" in step.get("uses", "")
     ]
+    given = [version for _, version in setups]
     t.need(
         given == ["3.10"],
         "python-number",
@@ -659,14 +875,29 @@ def _check_tests(t: Trial, job: dict[str, Any]) -> None:
         "Promised is the one that production has.",
         "Ask for the text 3.10, which YAML otherwise takes for a number.",
     )
-    run = [step for step in steps if "run" in step]
-    lax = [s for s in [job, *steps] if s.get("continue-on-error") not in (None, False)]
+    for what in (job, *steps):
+        t.need(
+            _holds(what),
+            "never-tests",
+            f"In `test`, something runs if `{show(what.get('if'), 60)}`.",
+            "What is skipped is no failure: the run is green, and nothing was tested.",
+            "Leave the condition out.",
+        )
+    tests = [place for place, step in enumerate(steps) if _tests(step)]
+    run = [str(step["run"]).strip() for step in steps if "run" in step]
+    lax = next(filter(None, map(_lax, [flow, job, *steps])), "")
     t.need(
-        [step["run"].strip() for step in run] == ["make test"] and not lax,
+        len(tests) == 1 and not lax and "make publish" not in " ".join(run),
         "always-green",
-        f"What `test` runs is `{show([step['run'] for step in run], 60)}`"
-        + (", and it goes on after an error." if lax else "."),
+        f"What `test` runs is `{show(run, 60)}`" + (f", {lax}." if lax else "."),
         "The run has to be red when `make test` fails, and only then.",
         "Run the one command, and let its exit code decide.",
+    )
+    t.need(
+        setups[0][0] < tests[0],
+        "python-late",
+        "`make test` runs before `setup-python`.",
+        "It then runs on whatever Python the machine has.",
+        "Let the steps change places.",
     )
     t.good("the tests run on the Python of production, and can fail")
