@@ -165,6 +165,35 @@ def test_another_code_of_a_step_is_other_work_for_it_and_the_steps_behind(
     assert ran == ["train", "gate", "release", "gate", "release"]
 
 
+@pytest.mark.parametrize("torn", ["", '{"fingerprint": "', "[]x"])
+def test_a_record_that_is_not_whole_is_no_record(ran, tmp_path, torn):
+    settings = {"rows": 5, "die_in": None}
+    release_pipeline.resumable(tmp_path, settings)
+    (tmp_path / "train.json").write_text(torn)
+    release_pipeline.resumable(tmp_path, settings)
+    assert ran == ["train", "gate", "release", "train"]
+
+
+def test_a_record_goes_before_what_it_vouches_for_is_overwritten(
+    ran, tmp_path, monkeypatch
+):
+    ours = {"rows": 5, "die_in": None, "breaks": "release"}
+    with pytest.raises(OSError, match="no room"):  # trained, and passed by the gate
+        release_pipeline.resumable(tmp_path, ours)
+
+    def cut(draft, record):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(release_pipeline.os, "replace", cut)
+        with pytest.raises(KeyboardInterrupt):  # another candidate, and no record yet
+            release_pipeline.resumable(tmp_path, ours | {"rows": 6})
+    ran.clear()
+    with pytest.raises(OSError, match="no room"):
+        release_pipeline.resumable(tmp_path, ours)
+    assert ran == ["train", "release"]
+
+
 SCRIPT = LISTINGS / "release_pipeline.py"
 
 
@@ -264,6 +293,40 @@ def test_three_protocols_give_the_models_answer(asked):
             }
         ],
     }
+
+
+@pytest.mark.parametrize("id", ["42", ""])
+def test_the_id_of_an_open_inference_request_comes_back(asked, id):
+    client, _ = asked
+    answer = client.post(INFER, json=tensors(some(2)) | {"id": id}).json
+    assert answer["id"] == id
+    assert "id" not in client.post(INFER, json=tensors(some(2))).json
+
+
+def test_a_tensor_may_have_one_list_for_each_row(asked):
+    client, _ = asked
+    flat, nested = tensors(some(2)), tensors(some(2))
+    for tensor in nested["inputs"]:
+        tensor["shape"] = [2, 1]
+        tensor["data"] = [[value] for value in tensor["data"]]
+    assert client.post(INFER, json=nested).json == client.post(INFER, json=flat).json
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        lambda tensors: tensors.append(tensors[0]),
+        lambda tensors: tensors[0].update(shape=[7]),
+        lambda tensors: tensors[0].update(shape=[2, 1], data=[[], []]),
+        lambda tensors: tensors[0].update(shape=[2, 1], data=[[1, 2], [3, 4]]),
+        lambda tensors: tensors[0].pop("shape"),
+    ],
+)
+def test_a_tensor_that_is_not_what_it_says_is_refused(asked, fault):
+    client, _ = asked
+    body = tensors(some(2))
+    fault(body["inputs"])
+    assert client.post(INFER, json=body).status_code in (400, 422)
 
 
 def test_the_order_of_columns_makes_no_difference(asked):

@@ -1,5 +1,7 @@
 """The phishing service behind three protocols: two translations, one model."""
 
+import itertools
+import math
 import sys
 from pathlib import Path
 
@@ -26,16 +28,29 @@ def to_mlflow(scores: list[float]) -> dict:
 
 def from_open_inference(body: dict, contract: Contract) -> list[list[float]]:
     """Rows of an Open Inference request: one named tensor for each feature."""
-    columns = {tensor["name"]: tensor["data"] for tensor in body["inputs"]}
+    columns = {tensor["name"]: values(tensor) for tensor in body["inputs"]}
+    if len(columns) < len(body["inputs"]):
+        raise ValueError("two tensors have one name")
     lines = zip(*columns.values(), strict=True)
     return [contract.row(dict(zip(columns, line, strict=True))) for line in lines]
 
 
-def to_open_inference(scores: list[float], version: str) -> dict:
-    """The Open Inference answer: one tensor, with its shape and its type."""
+def values(tensor: dict) -> list:
+    """The values of one tensor, flat or one list for each row, as its shape says."""
+    data, shape = tensor["data"], tensor["shape"]
+    if shape[1:] == [1] and all(isinstance(one, list) for one in data):
+        data = list(itertools.chain(*data))
+    if math.prod(shape) != len(data):
+        raise ValueError(f"{len(data)} values do not have the shape {shape}")
+    return data
+
+
+def to_open_inference(scores: list[float], version: str, id: str | None) -> dict:
+    """The Open Inference answer: one tensor, and the id that the request had."""
     tensor = {"name": "probability", "datatype": "FP64"}
     tensor |= {"shape": [len(scores)], "data": scores}
-    return {"model_name": NAME, "model_version": version, "outputs": [tensor]}
+    answer = {"model_name": NAME, "model_version": version, "outputs": [tensor]}
+    return answer if id is None else answer | {"id": id}
 
 
 def create_app(artifact: str) -> Flask:
@@ -67,7 +82,8 @@ def create_app(artifact: str) -> Flask:
     @app.post(f"/v2/models/{NAME}/infer")
     def infer():
         rows = translated(request, from_open_inference, contract)
-        return jsonify(to_open_inference(scores(rows), version))
+        asked_as = request.get_json().get("id")
+        return jsonify(to_open_inference(scores(rows), version, asked_as))
 
     app.register_error_handler(ContractError, phishing_service.refuse)
     app.register_error_handler(phishing_service.HTTPException, phishing_service.explain)

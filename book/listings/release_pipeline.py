@@ -2,8 +2,9 @@
 
     python release_pipeline.py FOLDER REGISTRY [--resume] [--die-in STEP]
 
-`--die-in` ends the process with SIGKILL in the middle of that step, as a machine does
-that loses its power: no `except` and no `finally` gets to run.
+`--die-in` ends the process with SIGKILL in the middle of that step: no `except` and no
+`finally` gets to run. What was written until then is kept by the kernel; a machine that
+loses its power may lose that too.
 """
 
 import argparse
@@ -78,10 +79,14 @@ def resumable(folder: Path, settings: dict) -> None:
         goes_in += inspect.getsource(step) + before
         fingerprint = hashlib.sha256(goes_in.encode()).hexdigest()
         record = folder / f"{step.__name__}.json"
-        done = json.loads(record.read_text()) if record.exists() else {}
+        try:
+            done = json.loads(record.read_text())
+        except (FileNotFoundError, ValueError):  # there is none, or not all of it
+            done = {}
         if done.get("fingerprint") == fingerprint:
             print(f"{step.__name__}: done before, {done['result']}", flush=True)
         else:
+            record.unlink(missing_ok=True)  # what it vouches for is overwritten now
             result = step(folder, settings)
             done = {"fingerprint": fingerprint, "result": result}
             draft = record.with_suffix(".draft")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
+import contextlib
+import copy
 from typing import Any
 
 from deploylab.exercises.engine import (
@@ -17,11 +20,11 @@ from deploylab.exercises.kinds import Before, Option, choice, order
 platform_tools = choice(
     "platform_tools",
     {
-        "a": Option(True, "it starts tasks in order, tries again, keeps a history"),
+        "a": Option(True, "it runs tasks in order, tries again, knows what is done"),
         "b": Option(
             False,
-            "MLflow remembers runs and models. It starts nothing in the night.",
-            "Ask who would press the button.",
+            "MLflow remembers runs and models. It runs no step, and tries none again.",
+            "Ask what would start the second step when the first one is done.",
         ),
         "c": Option(
             False,
@@ -45,7 +48,7 @@ platform_tools = choice(
     },
     hints={
         "*": [
-            "Three things are asked for: order, another try, and a history of runs.",
+            "Three things are asked for: order, another try, and nothing done twice.",
             "Sort the seven first: who runs steps, who remembers, who answers "
             "requests, who deploys?",
             "Three of them are workflow engines.",
@@ -61,8 +64,9 @@ platform_tools = choice(
 class _Store:
     """What survives a crash: `read(name)` and `write(name, record)`."""
 
-    def __init__(self) -> None:
+    def __init__(self, cut_at: int = 0) -> None:
         self.kept: dict[str, Any] = {}
+        self.writes, self.cut_at = 0, cut_at
 
     def __repr__(self) -> str:
         return "store"
@@ -74,16 +78,19 @@ class _Store:
         return self.kept.get(name)
 
     def write(self, name: str, record: Any) -> None:
+        self.writes += 1
+        if self.writes == self.cut_at:
+            raise _PowerCut
         self.kept[name] = record
 
 
 class _Work:
-    """A step: counts how often it ran, and for what; may break."""
+    """A step: counts how often it ran, and for what; may break, once."""
 
     def __init__(self, name: str, gives: Any = "model") -> None:
         self.name, self.gives = name, gives
         self.runs: list[dict] = []
-        self.breaks = False
+        self.breaks: BaseException | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -93,8 +100,9 @@ class _Work:
 
     def __call__(self, inputs: dict) -> Any:
         self.runs.append(dict(inputs))
-        if self.breaks:
-            raise _PowerCut
+        broken, self.breaks = self.breaks, None
+        if broken:
+            raise broken
         if self.gives is None:
             return None
         return f"{self.gives} of {inputs.get('rows')} rows"
@@ -104,18 +112,20 @@ class _PowerCut(BaseException):
     """Not to be caught by an answer that catches every Exception."""
 
 
-def _broken(t: Trial, *args: Any) -> None:
-    """Call the answer with a step that breaks off; whether that reached us."""
+def _broken(t: Trial, reason: BaseException, work: _Work, *args: Any) -> None:
+    """Call the answer with a step that breaks off once; whether that reached us."""
     said = "gave an answer all the same"
+    work.breaks = reason
     try:
         t.thing(*args)
-    except _PowerCut:
-        return
-    except Exception as error:
+    except (_PowerCut, Exception) as error:
+        if error is reason:
+            return
         said = f"raised `{show_error(error)}` in its place"
+    known = f" `{show_error(reason)}`" if isinstance(reason, Exception) else ""
     t.stop(
         "swallowed",
-        f"`work` raised, and {_call(args)} {said}.",
+        f"`work` raised{known}, and {_call(args)} {said}.",
         "The steps after it would go on, and nobody would learn what happened.",
         "Let the exception pass; there is nothing to be done about it here.",
     )
@@ -139,6 +149,9 @@ def _call(args: tuple) -> str:
         "stale": ["A record of yesterday's inputs: how does your code notice?"],
         "none-again": ["Which value of yours says *there is no record*?"],
         "done-too-soon": ["Which line comes first, the work or the writing?"],
+        "not-kept": ["Which of your values are still there in a new process?"],
+        "half-written": ["What can be read between your first `write` and the second?"],
+        "salted": ["Does every process compute what you compare in the same way?"],
     },
     not_checked="Inputs that cannot be compared by `==`, and a store that loses what "
     "was written. A step that ended, and whose record was "
@@ -237,6 +250,133 @@ def _call(args: tuple) -> str:
             """,
         ),
         Wrong(
+            "records a failed step as done",
+            "swallowed",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                record = store.read(name)
+                if record is None or record["inputs"] != inputs:
+                    try:
+                        result = work(inputs)
+                    except Exception:
+                        result = None
+                    record = {"inputs": dict(inputs), "result": result}
+                    store.write(name, record)
+                return record["result"]
+            """,
+        ),
+        Wrong(
+            "gives None for a step that failed",
+            "swallowed",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                record = store.read(name)
+                if record is None or record["inputs"] != inputs:
+                    try:
+                        record = {"inputs": dict(inputs), "result": work(inputs)}
+                    except Exception:
+                        return None
+                    store.write(name, record)
+                return record["result"]
+            """,
+        ),
+        Wrong(
+            "tries again, and says nothing",
+            "swallowed",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                record = store.read(name)
+                if record is None or record["inputs"] != inputs:
+                    try:
+                        result = work(inputs)
+                    except Exception:
+                        result = work(inputs)
+                    record = {"inputs": dict(inputs), "result": result}
+                    store.write(name, record)
+                return record["result"]
+            """,
+        ),
+        *(
+            Wrong(
+                name,
+                finding,
+                source=f"""
+            def resumable_step(name, inputs, work, store):
+                key = {key}
+                record = store.read(name)
+                if record is None or record["key"] != key:
+                    record = {{"key": key, "result": work(inputs)}}
+                    store.write(name, record)
+                return record["result"]
+            """,
+            )
+            for name, finding, key in (
+                ("looks at one of the inputs", "stale", 'inputs["rows"]'),
+                ("forgets the names", "stale", "sorted(map(str, inputs.values()))"),
+                (
+                    "takes a text for a number",
+                    "stale",
+                    'sorted(f"{k}={v}" for k, v in inputs.items())',
+                ),
+                (
+                    "a hash of the pairs",
+                    "salted",
+                    "hash(frozenset(inputs.items()))",
+                ),
+                (
+                    "a hash of a text",
+                    "salted",
+                    "hash(repr(sorted(inputs.items())))",
+                ),
+            )
+        ),
+        Wrong(
+            "does not see a setting that was added",
+            "stale",
+            patch=(
+                (
+                    'record["inputs"] != inputs',
+                    'not record["inputs"].items() <= inputs.items()',
+                ),
+            ),
+        ),
+        Wrong(
+            "does not see a setting that was taken away",
+            "stale",
+            patch=(
+                (
+                    'record["inputs"] != inputs',
+                    'not record["inputs"].items() >= inputs.items()',
+                ),
+            ),
+        ),
+        Wrong(
+            "two writes, the result last",
+            "half-written",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                record = store.read(name)
+                if record is None or record["inputs"] != inputs:
+                    result = work(inputs)
+                    store.write(name, {"inputs": dict(inputs)})
+                    store.write(name + ".result", {"result": result})
+                return (store.read(name + ".result") or {}).get("result")
+            """,
+        ),
+        Wrong(
+            "keeps it in a variable",
+            "not-kept",
+            source="""
+            known = {}
+
+            def resumable_step(name, inputs, work, store):
+                key = name, tuple(sorted(inputs.items()))
+                if key not in known:
+                    known[key] = work(inputs)
+                return known[key]
+            """,
+        ),
+        Wrong(
             "returns the record",
             "not-the-result",
             patch=(('    return record["result"]', "    return record"),),
@@ -274,6 +414,46 @@ def _call(args: tuple) -> str:
                 return record["result"]
             """,
         ),
+        Right(
+            "two writes, the inputs last",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                record = store.read(name)
+                if record is None or record["inputs"] != inputs:
+                    store.write(name, {"inputs": None})
+                    store.write(name + ".result", {"result": work(inputs)})
+                    store.write(name, {"inputs": dict(inputs)})
+                return store.read(name + ".result")["result"]
+            """,
+        ),
+        Right(
+            "the set of the pairs",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                goes_in = frozenset(inputs.items())
+                record = store.read(name)
+                if record is None or record["goes_in"] != goes_in:
+                    record = {"goes_in": goes_in, "result": work(inputs)}
+                    store.write(name, record)
+                return record["result"]
+            """,
+        ),
+        Right(
+            "tells somebody, and lets the exception pass",
+            source="""
+            def resumable_step(name, inputs, work, store):
+                record = store.read(name)
+                if record is None or record["inputs"] != inputs:
+                    try:
+                        result = work(inputs)
+                    except Exception as error:
+                        print(name, "failed:", error)
+                        raise
+                    record = {"inputs": dict(inputs), "result": result}
+                    store.write(name, record)
+                return record["result"]
+            """,
+        ),
     ],
 )
 def resumable_step(t: Trial) -> None:
@@ -299,6 +479,13 @@ def resumable_step(t: Trial) -> None:
         "Ask the store before you work.",
     )
     t.need(
+        store.writes > 0,
+        "not-kept",
+        "Two calls ended, and nothing was written to `store`.",
+        "What a variable keeps is gone with the process.",
+        "Keep the record with `store.write`.",
+    )
+    t.need(
         again == first,
         "not-the-result",
         f"{t.said}; the first call gave `{show(first)}`.",
@@ -322,9 +509,59 @@ def resumable_step(t: Trial) -> None:
         "A hundred rows were added, and yesterday's model is released as new.",
         "Keep the inputs in the record, and compare.",
     )
+    _others(t, inputs)
     t.good("other inputs, another run")
+    _new_process(t)
     _neighbour(t, inputs)
-    _interrupted(t, inputs)
+    _interrupted(t, inputs, ValueError("no rows"))
+    _interrupted(t, inputs, _PowerCut())
+    t.good("what broke off is done again")
+    _half_written(t, inputs)
+
+
+def _others(t: Trial, inputs: dict) -> None:
+    """Inputs that differ in one value, a name, a type, or a setting more or less."""
+    more = {**inputs, "bar": 0.9}
+    for one, other in (
+        (inputs, {"rows": 900, "seed": 8}),
+        (inputs, {"rows": 7, "seed": 900}),
+        (inputs, {"rows": 900, "seed": "7"}),
+        (inputs, more),
+        (more, inputs),
+    ):
+        store, train = _Store(), _Work("train")
+        t.call("train", one, train, store)
+        t.call("train", other, train, store)
+        t.need(
+            train.runs == [one, other],
+            "stale",
+            f"`train` was done for `{show(one)}`, and did not run for `{show(other)}`.",
+            "The settings have changed, and yesterday's model is released as new.",
+            "Compare all of the inputs: each name, with its value.",
+        )
+
+
+def _new_process(t: Trial) -> None:
+    """The second call is made where `hash` gives other numbers, as after a crash."""
+    store, train = _Store(), _Work("train")
+    inputs = {"rows": 900, "data": "urls of May"}
+    t.call("train", inputs, train, store)
+    store.kept = copy.deepcopy(store.kept)
+    real = builtins.hash
+    builtins.hash = lambda thing: real(thing) + 1
+    try:
+        t.call("train", inputs, train, store)
+    finally:
+        builtins.hash = real
+    t.need(
+        len(train.runs) == 1,
+        "salted",
+        f"`train` was done for `{show(inputs)}`, and ran again in a new process.",
+        "Python's `hash` of a text is another number in each process, so after a "
+        "crash no record is found.",
+        "Keep the inputs themselves, or a digest from `hashlib`.",
+    )
+    t.good("found again in another process")
 
 
 def _neighbour(t: Trial, inputs: dict) -> None:
@@ -359,21 +596,37 @@ def _neighbour(t: Trial, inputs: dict) -> None:
     t.good("each step has its own record, also without a result")
 
 
-def _interrupted(t: Trial, inputs: dict) -> None:
+def _interrupted(t: Trial, inputs: dict, reason: BaseException) -> None:
     store, train = _Store(), _Work("train")
-    train.breaks = True
-    _broken(t, "train", inputs, train, store)
-    train.breaks = False
+    _broken(t, reason, train, "train", inputs, train, store)
     t.call("train", inputs, train, store)
+    cut = isinstance(reason, _PowerCut)
+    broken = "The power went while `train` was at work." if cut else "`train` failed."
     t.need(
         len(train.runs) == 2,
         "done-too-soon",
-        "The power went while `train` was at work. The next call took it for done: "
-        f"{t.said}.",
+        f"{broken} The next call took it for done: {t.said}.",
         "The release goes on without a model.",
         "Write the record after the work, and not before.",
     )
-    t.good("what broke off is done again")
+
+
+def _half_written(t: Trial, inputs: dict) -> None:
+    """The power goes in each of the writes; the next call must have the result."""
+    for cut_at in (1, 2, 3):
+        store, train = _Store(cut_at), _Work("train")
+        with contextlib.suppress(_PowerCut, Exception):
+            t.thing("train", inputs, train, store)
+        result = t.call("train", inputs, train, store)
+        t.need(
+            result == "model of 900 rows",
+            "half-written",
+            f"The power went in `store.write` number {cut_at}. The next call took "
+            f"the step for done: {t.said}.",
+            "The record is there, and what it vouches for is not.",
+            "Write the result and the inputs in one record.",
+        )
+    t.good("a power cut between two writes does no harm")
 
 
 def _score(rows: Any) -> list[float]:
@@ -613,7 +866,14 @@ def _spelled(t: Trial, answer: dict, rows: list[list[float]], more: dict) -> Non
         f"For {len(rows)} rows it is `[{len(rows)}]`.",
     )
     t.need(
-        isinstance(data, list) and data == _score(rows),
+        isinstance(data, list),
+        "scores",
+        f"`data` is `{show(data)}`, and no list.",
+        "An array cannot be written as JSON.",
+        "Hand on the list that `score` gave.",
+    )
+    t.need(
+        data == _score(rows),
         "scores",
         f"`data` is `{show(data)}`, and the scores are the list "
         f"`{show(_score(rows))}`.",
@@ -623,10 +883,11 @@ def _spelled(t: Trial, answer: dict, rows: list[list[float]], more: dict) -> Non
     t.need(
         {"id": answer["id"]} == more if "id" in answer else not more,
         "id",
-        f"The request has {'the id `' + more['id'] + '`' if more else 'no id'}, and "
-        f"the answer {'`' + show(answer['id']) + '`' if 'id' in answer else 'none'}.",
+        f"The request has {'the id `' + show(more['id']) + '`' if more else 'no id'}, "
+        f"and the answer {'`' + show(answer['id']) + '`' if 'id' in answer else 'none'}"
+        ".",
         "Callers find the answer that belongs to a request by it.",
-        "Copy it where there is one, and only there.",
+        "Copy it where there is one, and only there; an empty text is an id too.",
     )
 
 
