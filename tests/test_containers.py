@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from gunicorn.config import GracefulTimeout
 from pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -76,6 +77,13 @@ def test_inside_there_is_little(tmp_path):
         writes = inside.python("open('/app/model', 'w')")
         assert "Read-only file system" in writes
         assert "FileNotFoundError" in inside.python("open('/etc/passwd')")
+        # As the page says: who is root in there may undo it, without capabilities not.
+        weak = "setpriv --bounding-set=-all --inh-caps=-all --no-new-privs".split()
+        remount = ["mount", "-o", "remount,bind,rw", "/app"]
+        inside.run([*weak, *remount])
+        assert "Read-only file system" in inside.python("open('/app/model', 'a')")
+        inside.run(remount)
+        assert inside.python("open('/app/model', 'a'); print('open')") == "open"
         pids = inside.python(
             "import os; print(sum(n.isdigit() for n in os.listdir('/proc')))"
         )
@@ -232,6 +240,16 @@ def test_an_image_is_read_as_it_was_written(tmp_path):
     assert oci.merged(read) == {"a": b"new", "b/d": b"3"}
 
 
+def test_a_folder_that_is_gone_takes_along_what_is_in_it(tmp_path):
+    stack = [
+        oci.layer({"app/keys/a": b"1", "app/keys/b/c": b"2", "app/keys.txt": b"3"}),
+        oci.layer({"app/new": b"4"}, gone=["app/keys"]),
+    ]
+    oci.write(tmp_path, stack, {}, "v1")
+    seen = oci.merged(list(oci.layers(tmp_path)))
+    assert seen == {"app/keys.txt": b"3", "app/new": b"4"}
+
+
 @pytest.mark.parametrize("which", ["manifest", "config", "layer"])
 def test_a_changed_blob_is_refused(tmp_path, which):
     digest = oci.write(tmp_path, [oci.layer({"a": b"1"})], {}, "v1")
@@ -301,6 +319,10 @@ def test_the_dockerfile_keeps_its_promises():
         if line.startswith("COPY") and "--from" not in line:
             source = line.split()[1]
             assert any(one.startswith(f"!{source}") for one in ignored), source
+
+
+def test_gunicorn_drains_for_as_long_as_the_page_says():
+    assert GracefulTimeout.default == 30
 
 
 def test_the_images_packages_are_the_books():

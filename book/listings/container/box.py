@@ -4,8 +4,10 @@
         box.start(["python", "serve.py"])
         print(box.run(["ip", "address"]))
 
-What the machine refuses raises `Refused`, with its own words. Nothing outlives the
-box: its first process reads from a pipe that its owner holds, and ends with it.
+What the machine refuses raises `Refused`, with its own words. Nothing outlives a
+box with the fence "pid": its first process reads from a pipe that its owner holds, and
+ends with it. It holds what happens by accident, not a program that wants to get out:
+inside one is root, with all that root may do there.
 """
 
 import contextlib
@@ -206,7 +208,7 @@ def enter_root(root: Path, folders: Mapping[str, str]) -> None:
     (root / "tmp").mkdir()
     (root / "proc").mkdir()
     mount("-t", "proc", "proc", str(root / "proc"))
-    os.chroot(root)
+    os.chroot(root)  # root can leave it again; an engine takes pivot_root
     os.chdir("/")
 
 

@@ -77,12 +77,18 @@ def layers(folder: Path) -> Iterator[dict[str, bytes]]:
 
 
 def merged(stack: Sequence[Mapping[str, bytes]]) -> dict[str, bytes]:
-    """What a container sees: each layer over those below it."""
+    """What a container sees: each layer over those below it.
+
+    Of the marks it knows those that `layer` writes, and not the one that empties a
+    folder (`.wh..wh..opq`).
+    """
     seen: dict[str, bytes] = {}
     for files in stack:
         for path in files:
             folder, _, name = path.rpartition("/")
             if name.startswith(".wh."):
-                seen.pop(f"{folder}/{name[4:]}".lstrip("/"), None)
+                gone = f"{folder}/{name[4:]}".lstrip("/")  # a file, or a whole folder
+                for below in [p for p in seen if f"{p}/".startswith(f"{gone}/")]:
+                    del seen[below]
         seen |= {path: one for path, one in files.items() if "/.wh." not in f"/{path}"}
     return seen

@@ -11,6 +11,7 @@ from deploylab.exercises.kinds import (
     order,
     prediction,
 )
+from deploylab.exercises.result import show
 
 dockerfile_order = order(
     "dockerfile_order",
@@ -139,7 +140,10 @@ def _compared(t: Trial, steps: list, changed: set) -> tuple[bool, str]:
     """Whether the student's function is right about this file, and what to say."""
     given = t.call(steps, changed, gives="list")
     right = _again(steps, changed)
-    return given == right, f"{t.said}; a builder does {right}."
+    # In full: the line that matters must not be the one that is cut.
+    call = f"again({show(steps, 600)}, {show(changed, 600)})"
+    gave = show(given, 300)
+    return given == right, f"`{call}` gave `{gave}`; a builder does {right}."
 
 
 @exercise(
@@ -340,9 +344,9 @@ def again(t: Trial) -> None:
     )
     paths = ["a", "b", "lib/x", "lib/y/z", "library", "model/m", "c/d/e"]
     sources = ["a", "b", "lib", "lib/y", "library", "model", "c", "c/d", "."]
-    for _ in range(80):
+    for trial in range(80):  # the short files first
         steps = [("FROM base", [])]
-        for number in range(int(t.rng.integers(1, 9))):
+        for number in range(1 + trial // 10):
             some = list(t.rng.choice(sources[:-1], int(t.rng.integers(0, 3))))
             some += ["."] if t.rng.random() < 0.05 else []
             word = "COPY" if some else "RUN"
@@ -369,7 +373,13 @@ pulled_mb = prediction(
             plausible=False,
         ),
         Guess(
-            119, 610, "what-is-seen",
+            119, 450, "less-than-seen",
+            "That is less than a container sees in the end, and no layer can make one "
+            "below it smaller.",
+            "For the next prediction: write down one number for each layer.",
+        ),
+        Guess(
+            450, 610, "what-is-seen",
             "That resembles what a container sees in the end. Layers are pulled, "
             "and no layer can make one below it smaller.",
             "For the next prediction: what does `rm` add to the image?",
@@ -382,7 +392,8 @@ pulled_mb = prediction(
         ),
         Guess(
             760, 1067, "part-of-it",
-            "That resembles one of the two, the copy by `chown` or the deletion.",
+            "That is less than the five layers together: the copy by `chown` is a "
+            "whole one, and the deletion takes nothing away.",
             "For the next prediction: write down one number for each layer.",
         ),
         Guess(
