@@ -205,8 +205,8 @@ def enter_root(root: Path, folders: Mapping[str, str]) -> None:
         place.parent.mkdir(exist_ok=True)
         place.touch()
         mount("--bind", f"/dev/{name}", str(place))
-    (root / "tmp").mkdir()
-    (root / "proc").mkdir()
+    for name in ("tmp", "proc"):  # one of the folders may lie in there
+        (root / name).mkdir(exist_ok=True)
     mount("-t", "proc", "proc", str(root / "proc"))
     os.chroot(root)  # root can leave it again; an engine takes pivot_root
     os.chdir("/")
