@@ -180,6 +180,43 @@ def test_the_service_knows_what_it_runs_with(machine):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # several runs of Ansible
+def test_a_restart_that_meets_a_stranger_on_its_port_fails(machine):
+    assert machine.apply("v1").exit_code == 0
+    old, note = machine.process(), machine.home / "service.pid"
+    kept = note.read_text()
+    note.unlink()  # nobody knows any more who serves
+    met = machine.apply("v1", rate_limit="50 per minute")
+    assert met.failed == ["Restart the service"], met.text
+    assert "something else answers" in met.text
+    assert old.is_running()
+    sleeper = psutil.Process()  # lives, and has not the port
+    digest = service.digest(machine.home)
+    note.write_text(f"{sleeper.pid} {sleeper.create_time()} {digest}")
+    assert service.status(machine.home) == "not ready"
+    note.write_text(kept)
+    assert service.status(machine.home) == "outdated"
+    keys = machine.folder / "keys.json"
+    order = [sys.executable, ANSIBLE / "service.py", "restart", machine.home]
+    subprocess.run(order, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert service.status(machine.home) == "ready"
+    keys.write_text(keys.read_text() + "\n")  # who may call is read at the start
+    assert service.status(machine.home) == "outdated"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a run of Ansible
+def test_settings_that_cannot_be_read_stop_nothing(machine):
+    assert machine.apply("v1").exit_code == 0
+    with (machine.home / "service.env").open("a") as file:
+        file.write("no sign\n")
+    with pytest.raises(SystemExit, match="no sign"):
+        service.restart(machine.home)
+    assert service.status(machine.home) == "outdated"
+    assert service.says_ready({"PORT": str(machine.port)})
+
+
+@pytest.mark.slow
 def test_a_service_that_does_not_start_says_why(machine):
     settings = f"MODEL=/nowhere\nPORT={machine.port}\nAPI_KEYS=/nowhere\n"
     (machine.home / "service.env").write_text(settings)

@@ -3,10 +3,11 @@
     python service.py start|stop|restart|status FOLDER
 
 FOLDER/service.env says what runs, FOLDER/service.pid what was started and with which
-service.env. Whoever holds the named pipe FOLDER/life open owns the service: it ends
-with its owner.
+settings and keys. Whoever holds the named pipe FOLDER/life open owns the service: it
+ends with its owner.
 """
 
+import contextlib
 import hashlib
 import os
 import subprocess
@@ -26,13 +27,24 @@ START_S, STOP_S, ANSWER_S = 120, 10, 30
 def read(folder: Path) -> dict[str, str]:
     """The settings in service.env."""
     lines = (folder / "service.env").read_text().splitlines()
-    pairs = [line.split("=", 1) for line in lines if line and line[0] != "#"]
-    return dict(pairs)
+    settings = {}
+    for line in (line for line in lines if line and line[0] != "#"):
+        name, sign, value = line.partition("=")
+        if not sign:
+            raise SystemExit(f"{folder / 'service.env'}: no = in {line!r}; mend it")
+        settings[name] = value
+    return settings
 
 
 def digest(folder: Path) -> str:
-    """Of the configuration as it is on the disk now."""
-    return hashlib.sha256((folder / "service.env").read_bytes()).hexdigest()
+    """Of the configuration as it is on the disk now: the settings and the keys."""
+    text = (folder / "service.env").read_bytes()
+    found = hashlib.sha256(text)
+    for line in text.decode(errors="replace").splitlines():
+        name, _, value = line.partition("=")
+        if name == "API_KEYS" and Path(value).is_file():
+            found.update(Path(value).read_bytes())
+    return found.hexdigest()
 
 
 def noted(folder: Path) -> tuple[psutil.Process | None, str]:
@@ -55,7 +67,19 @@ def status(folder: Path) -> str:
         return "stopped"
     if configuration != digest(folder):
         return "outdated"
-    return "ready" if says_ready(read(folder)) else "not ready"
+    settings = read(folder)
+    ready = listens(process, int(settings["PORT"])) and says_ready(settings)
+    return "ready" if ready else "not ready"
+
+
+def listens(process: psutil.Process, port: int) -> bool:
+    """Whether it is this process, or a child of it, that has the port."""
+    try:
+        family = [process, *process.children(recursive=True)]
+        found = [c for one in family for c in one.net_connections("tcp")]
+    except psutil.Error:
+        return False
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in found)
 
 
 def says_ready(settings: dict[str, str]) -> bool:
@@ -73,6 +97,11 @@ def start(folder: Path) -> str:
     if noted(folder)[0]:
         return "runs already"
     settings, configuration = read(folder), digest(folder)
+    port, end = int(settings["PORT"]), time.monotonic() + STOP_S
+    while says_ready(settings):  # one that ends just now, or a stranger
+        if time.monotonic() > end:
+            raise SystemExit(f"something else answers on port {port}; stop it first")
+        time.sleep(0.05)
     application = f"guarded_service:create_app({settings['MODEL']!r})"
     life = os.open(folder / "life", os.O_RDONLY | os.O_NONBLOCK)
     os.set_blocking(life, True)
@@ -90,11 +119,13 @@ def start(folder: Path) -> str:
             start_new_session=True,
             pass_fds=(life, log.fileno()),
         )
-    began = psutil.Process(process.pid).create_time()
-    (folder / "service.pid").write_text(f"{process.pid} {began} {configuration}")
+    ours = psutil.Process(process.pid)
+    note = f"{process.pid} {ours.create_time()} {configuration}"
+    (folder / "service.pid.new").write_text(note)
+    os.replace(folder / "service.pid.new", folder / "service.pid")
     end = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < end:
-        if says_ready(settings):
+        if listens(ours, port) and says_ready(settings):
             return "started"
         time.sleep(0.02)
     stop(folder)
@@ -107,16 +138,21 @@ def stop(folder: Path) -> str:
     process, _ = noted(folder)
     if process is None:
         return "does not run"
-    everybody = [process, *process.children(recursive=True)]
-    process.terminate()  # the watchdog passes it on
+    everybody = [process]
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may end by itself
+        everybody += process.children(recursive=True)
+        process.terminate()  # the watchdog passes it on
     _, alive = psutil.wait_procs(everybody, STOP_S)
     for late in alive:
-        late.kill()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            late.kill()
+    psutil.wait_procs(alive, STOP_S)  # until then the port is taken
     return "stopped"
 
 
 def restart(folder: Path) -> str:
     """Stop, then start: nobody answers meanwhile."""
+    read(folder)  # what cannot be read is no reason to stop
     stop(folder)
     return start(folder)
 

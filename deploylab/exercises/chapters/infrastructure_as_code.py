@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import sys
@@ -75,12 +76,47 @@ RELEASE = """
             "`creates` asks whether the file is there. Does it ask what is in it?",
         ],
     },
-    not_checked="Whether a third and a fourth run change nothing either, and whether "
-    "what you declare is what the service needs.",
+    not_checked="Whether a third and a fourth run change nothing either, whether the "
+    "first one says `changed` of all that it makes, and whether what you declare is "
+    "what the service needs.",
     notice="The recap is what a playbook says of itself. The comparison of the folder "
     "before and after is what it did.",
     wrong=[
         Wrong("no playbook", "not-a-playbook", source=_file().replace("tasks:", "x")),
+        Wrong(
+            "a misspelt module",
+            "not-a-playbook",
+            source=_file(FOLDER.replace("builtin.file", "builtin.fold"), ENV, RELEASE),
+        ),
+        Wrong(
+            "ignores the failure",
+            "failure-ignored",
+            source=_file(
+                """
+                - name: A folder for models
+                  ansible.builtin.command: mkdir {{ home }}/models
+                  ignore_errors: true
+                """,
+                ENV,
+                RELEASE,
+            ),
+        ),
+        Wrong(
+            "quotation marks",
+            "another-limit",
+            source=_file(
+                FOLDER,
+                ENV.replace("={{ rate_limit }}", "='{{ rate_limit }}'"),
+                RELEASE,
+            ),
+        ),
+        Wrong(
+            "a limit of its own",
+            "another-limit",
+            source=_file(
+                FOLDER, ENV.replace("{{ rate_limit }}", "100 per minute"), RELEASE
+            ),
+        ),
         Wrong(
             "mkdir as it was",
             "second-run-fails",
@@ -199,9 +235,10 @@ def repair_playbook(t: Trial) -> None:
     t.need(
         first.recap and first.tasks,
         "not-a-playbook",
-        f"`ansible-playbook` ended with {first.exit_code} before the first task.",
+        f"`ansible-playbook` ended with {first.exit_code} before the first task"
+        f"{_line(first)}: {_reason(first)}.",
         "What cannot be read sets nothing up.",
-        "Keep the head of the playbook as it was given, and look at the indents.",
+        "Mend what Ansible names; the head of the playbook stays as it was given.",
     )
     t.need(
         not first.failed,
@@ -216,6 +253,15 @@ def repair_playbook(t: Trial) -> None:
     t.good("the first run sets everything up")
     before = _digests(home)
     second = _run(t, home)
+    t.need(
+        not second.failed or second.exit_code,
+        "failure-ignored",
+        f"On the second run the task `{_one(second.failed)}` failed: "
+        f"{_reason(second)}, and `ignore_errors` went on.",
+        "It asks for an action that has been done already; to ignore its failure "
+        "hides the next one too.",
+        "Use a module that is given a state, and looks first.",
+    )
     t.need(
         not second.failed,
         "second-run-fails",
@@ -286,7 +332,14 @@ def _content(t: Trial, home: Path) -> None:
         "Let the task look at what is in the file, not only for the file.",
     )
     t.need(
-        limits == [LIMIT],
+        len(limits) > 1 or limits == [LIMIT],
+        "another-limit",
+        f"`home/service.env` says `{limits[0][:60]}`, and `{LIMIT}` is asked for.",
+        "The service counts by what is written there, letter by letter.",
+        "Take the limit from the variable `rate_limit`, without quotation marks.",
+    )
+    t.need(
+        len(limits) == 1,
         "two-limits",
         f"`home/service.env` has {len(limits)} lines with a limit: "
         f"`{', '.join(limits)[:90]}`.",
@@ -297,6 +350,12 @@ def _content(t: Trial, home: Path) -> None:
 
 def _one(names: list[str]) -> str:
     return names[0].replace("`", "'")[:60] if names else "-"
+
+
+def _line(run: playbooks.Run) -> str:
+    """Where Ansible met what it could not read."""
+    met = re.search(r"^Origin: .*:(\d+):\d+$", run.text, re.MULTILINE)
+    return f", at line {met[1]}" if met else ""
 
 
 def _reason(run: playbooks.Run) -> str:
@@ -461,6 +520,47 @@ def _said(declared: object, applied: object, real: object) -> str:
             """,
         ),
         Wrong(
+            "compares objects",
+            "differs",
+            source="""
+            def who_changed(declared, applied, real):
+                if declared is real:
+                    return "in sync" if real is applied else "adopted"
+                if real is applied:
+                    return "declared"
+                return "drift" if declared is applied else "conflict"
+            """,
+        ),
+        Wrong(
+            "compares texts",
+            "differs",
+            source="""
+            def who_changed(declared, applied, real):
+                declared, applied, real = str(declared), str(applied), str(real)
+                if declared == real:
+                    return "in sync" if real == applied else "adopted"
+                if real == applied:
+                    return "declared"
+                return "drift" if declared == applied else "conflict"
+            """,
+        ),
+        Wrong(
+            "sorts lists",
+            "differs",
+            source="""
+            def who_changed(*three):
+                declared, applied, real = (
+                    sorted(one, key=str) if isinstance(one, list) else one
+                    for one in three
+                )
+                if declared == real:
+                    return "in sync" if real == applied else "adopted"
+                if real == applied:
+                    return "declared"
+                return "drift" if declared == applied else "conflict"
+            """,
+        ),
+        Wrong(
             "compares sizes",
             "differs",
             source="""
@@ -567,13 +667,21 @@ def who_changed(t: Trial) -> None:
         "What was deleted by hand is drift too, and the plan has to make it again.",
         "Let `None` be a value like any other.",
     )
-    values = [None, "a", "b", 1, 5, True]
     kinds = [[1, 2, 3, 4], ["a", "b", "c", None], [[1], [2], [1, 2]]]
     for _ in range(60):
         values = kinds[int(t.rng.integers(len(kinds)))]
-        case = tuple(values[int(i)] for i in t.rng.integers(0, len(values), 3))
+        drawn = t.rng.integers(0, len(values), 3)
+        case = tuple(copy.deepcopy(values[int(i)]) for i in drawn)
         word = t.call(*case, gives="text")
         _need(t, word, t.said, case)
+    alike = [
+        ([1], [1], [1]),
+        ("2", 2, 2),
+        ("None", "None", None),
+        ([1, 2], [2, 1], [2, 1]),
+    ]
+    for case in alike:
+        _need(t, t.call(*case, gives="text"), t.said, case)
     t.good("numbers, texts and lists")
 
 
@@ -604,10 +712,10 @@ night_by_hand = order(
     [
         Before(
             "B",
-            "A",
+            "D",
             "noon-comes",
-            "The run at noon puts the old limit back, on the server that helped, while "
-            "you are still reading.",
+            "The run at noon does not wait: it puts the old limit back on the server "
+            "that helped, or takes to all four a change that nobody has reviewed.",
             "Ask what happens by itself, and when.",
         ),
         Before(
@@ -645,7 +753,7 @@ night_by_hand = order(
         "all set back by the next run. And by hand, three more can go amiss.",
     },
     example="BADECF",
-    others=[],
+    others=["ABDECF"],
     hints={
         "*": [
             "What happens at noon if you do nothing?",
