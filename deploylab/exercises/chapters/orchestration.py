@@ -205,6 +205,10 @@ def _compare(t: Trial, desired: dict[str, int], observed: Workers) -> None:
                     "all(ready.count(v) >= n for v, n in desired.items())",
                     "sum(map(ready.count, desired)) >= sum(desired.values())",
                 ),
+                (
+                    "{v for _, v, _ in here} | set(desired)",
+                    "sorted({v for _, v, _ in here} | set(desired))",
+                ),
             ),
         ),
         Wrong(
