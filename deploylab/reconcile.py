@@ -20,6 +20,8 @@ What it does in cases of doubt:
   after `Rules.progress_s` without progress it says ``stuck`` once;
 - a new wish while it works: from the next look on only the new one counts; what was
   starting for the old one goes, what was ready stays until it is replaced;
+- an order or a look that fails, whatever the reason (no file descriptor is left, say):
+  it says ``error``, and the next look decides anew;
 - an instance that dies: it is out of the router at the next look, and replaced;
 - the controller itself ends: the fleet serves on. The next controller adopts all that
   it finds, for it looks at the fleet and remembers nothing itself;
@@ -45,6 +47,13 @@ from typing import NamedTuple
 
 from deploylab import router, servers
 from deploylab.rollout.model import STABLE, Event
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, in one line; other people's errors with their class."""
+    text = (str(error).splitlines() or [""])[0]
+    ours = isinstance(error, servers.ServerError | router.RouterError)
+    return text if ours else f"{type(error).__name__}: {text}"
 
 
 class NotReached(RuntimeError):
@@ -394,8 +403,8 @@ class Fleet:
                     f"{', '.join(self.versions) or 'none'}"
                 )
             server = self._start(folder)
-        except servers.ServerError as error:
-            why = str(error).split("\n")[0]
+        except Exception as error:  # whatever it was: the next try is after a pause
+            why = _first_line(error)
             self._count_failure(version, 0.0, rules)
             self.tell("cannot start", name=name, version=version, why=why)
             return
@@ -439,7 +448,7 @@ class Controller:
     ``route``, ``stop``, ``stopped``, ``died``, ``give up``, ``failure`` (with the
     number in a row and the pause), ``cannot start``, ``cannot`` (the wish is too
     large), ``stuck``, ``reached``, ``router replaced``, and ``error`` (an order that
-    was refused: the next look decides anew).
+    was refused, or a look that failed, once in a row: the next look decides anew).
 
     Raises ControllerRunning if the fleet has one.
     """
@@ -471,8 +480,8 @@ class Controller:
 
     @property
     def reached(self) -> bool:
-        """Whether the newest wish was fulfilled at the last look."""
-        return self._reached
+        """Whether the newest wish was fulfilled at the last look, and it looks on."""
+        return self._reached and self._thread.is_alive()
 
     def desire(self, version: str, replicas: int) -> None:
         """Wish for something else from now on. Raises ValueError, and keeps the old."""
@@ -481,8 +490,10 @@ class Controller:
     def wait(self, timeout_s: float = 60) -> None:
         """Wait until a look from now on finds the newest wish fulfilled.
 
-        Raises NotReached.
+        Raises NotReached; at once if the loop has ended.
         """
+        if not self._thread.is_alive():
+            raise NotReached("this controller has ended. Make another one.")
         with self._changed:
             first = self._begun + 1  # one that is under way may have looked before
             if self._changed.wait_for(
@@ -529,12 +540,18 @@ class Controller:
                 )
 
     def _run(self) -> None:
+        told = ""
         while not (self._ending.is_set() or self.fleet.stopped):
             try:
                 self._step()
-            except (servers.ServerError, router.RouterError) as error:
-                # What is there decides, at the next look.
-                self.fleet.tell("error", why=str(error).split("\n")[0])
+                told = ""
+            except Exception as error:  # whatever it was: the next look begins anew
+                with self._changed:
+                    self._reached = False
+                why = _first_line(error)
+                if why != told:  # twenty looks a second would fill the log
+                    self.fleet.tell("error", why=why)
+                told = why
             self._ending.wait(self.tick_s)
 
     def _step(self) -> None:

@@ -70,6 +70,7 @@ def test_the_record_is_complete_dated_and_of_this_chart():
     [
         ("a typo", "Additional property replcas is not allowed"),
         ("latest", "latest is another image tomorrow"),
+        ("version latest", "latest is another image tomorrow"),
         ("too few", "minReplicas is above autoscaling.maxReplicas"),
         ("an old cluster", "incompatible with Kubernetes v1.29.0"),
     ],

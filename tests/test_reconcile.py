@@ -594,6 +594,61 @@ def test_a_version_that_is_not_there_and_then_is(saved, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_start_that_fails_for_any_reason_is_tried_again(saved):
+    """As when the disk is full for a while."""
+    refused = ["No space left on device"] * 2
+
+    def start(folder):
+        if refused and Path(folder) == Path(saved["v2"]):
+            raise OSError(28, refused.pop())
+        return servers.start(folder, wait=False)
+
+    with controlled(saved, "auto", start=start) as (fleet, controller, users):
+        controller.desire("v2", 2)
+        controller.wait()
+        assert len(instances_of(fleet, "v2")) == 2
+        found = events(controller, "cannot start", version="v2")
+        assert [e.details["why"] for e in found] == [
+            "OSError: [Errno 28] No space left on device"
+        ] * 2
+    users.assert_served()
+
+
+@pytest.mark.slow
+def test_a_look_that_fails_for_any_reason_is_not_the_last_one(saved, monkeypatch):
+    """As when no file descriptor is left for a while: psutil raises OSError then."""
+    with controlled(saved, "auto") as (fleet, controller, users):
+        broken = threading.Event()
+        look = fleet._look_at
+
+        def look_at(one, rules):
+            if broken.is_set():
+                raise OSError(24, "Too many open files")
+            look(one, rules)
+
+        monkeypatch.setattr(fleet, "_look_at", look_at)
+        broken.set()
+        wait_for(controller, "error")
+        with users.between:
+            kill(fleet.server(instances_of(fleet, "v1")[0]))
+            until = controller._begun + 3  # and more looks that fail
+            while controller._begun < until:
+                time.sleep(0.01)
+            assert not controller.reached
+            broken.clear()
+            wait_for(controller, "died")
+            controller.wait()
+        assert controller.reached
+        assert len(instances_of(fleet, "v1")) == 2
+        (said,) = events(controller, "error")
+        assert said.details["why"] == "OSError: [Errno 24] Too many open files"
+    users.assert_served(1, fleet.router.kind)
+    assert not controller.reached
+    with pytest.raises(reconcile.NotReached, match="has ended"):
+        controller.wait()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["v1", "v2"])
 def test_an_instance_killed_during_a_roll(saved, kind, victim):
     with controlled(saved, kind, 3) as (fleet, controller, users):

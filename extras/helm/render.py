@@ -36,6 +36,11 @@ RUNS = [
         ["template", "phishing-v2", ".", CLUSTER, "--set=image.tag=latest"],
         True,
     ),
+    (
+        "version latest",
+        ["template", "phishing-latest", ".", CLUSTER, "--set=version=latest"],
+        True,
+    ),
     ("too few", ["template", "phishing-v2", ".", CLUSTER, FEW], True),
     ("an old cluster", ["template", "phishing-v2", ".", "--kube-version=1.29.0"], True),
 ]

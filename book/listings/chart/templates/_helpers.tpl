@@ -6,12 +6,13 @@ version: {{ .Values.version | quote }}
 {{- end }}
 
 {{- define "phishing.image" -}}
-{{- if eq .Values.image.tag "latest" -}}
+{{- $tag := .Values.image.tag | default .Values.version -}}
+{{- if eq $tag "latest" -}}
 {{- fail "image.tag: latest is another image tomorrow; name a version" -}}
 {{- end -}}
 {{- if .Values.image.digest -}}
 {{ .Values.image.repository }}@{{ .Values.image.digest }}
 {{- else -}}
-{{ .Values.image.repository }}:{{ .Values.image.tag | default .Values.version }}
+{{ .Values.image.repository }}:{{ $tag }}
 {{- end -}}
 {{- end }}
