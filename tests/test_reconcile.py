@@ -343,16 +343,15 @@ class Users:
         self.end.set()
         self.thread.join()
 
-    def assert_served(self, kills: int = 0, kind: str = "haproxy") -> None:
-        """Nobody has failed; and somebody has asked.
+    def assert_served(self, kills: int = 0) -> None:
+        """Nobody has failed, but one for each kill; and somebody has asked.
 
-        The Python router keeps a connection to each instance, and may send one more
-        request on that of an instance which was killed a moment ago.
+        A router keeps a connection to each instance, and may send one more request on
+        that of an instance which was killed a moment ago.
         """
         failed = [said for said in self.said if said[1] != 200]
         assert len(self.said) >= 20
-        allowed = kills if kind == "python" else 0
-        assert len(failed) <= allowed, f"{failed} of {len(self.said)} failed"
+        assert len(failed) <= kills, f"{failed} of {len(self.said)} failed"
 
 
 @pytest.fixture(scope="module")
@@ -446,7 +445,7 @@ def test_heal_scale_and_roll_under_traffic(saved, kind):
         assert len(instances_of(fleet, "v2")) == 2
         assert not instances_of(fleet, "v1")
         assert controller.reached
-    users.assert_served(1, kind)
+    users.assert_served(1)
     assert set(users.versions()) == {"v1", "v2"}
     assert users.said[-1][2] == "v2"
     assert not events(controller, "error")
@@ -537,7 +536,7 @@ def test_a_long_run_makes_the_next_failure_a_first_one(saved):
                 controller.wait()  # the only one: nobody could answer
     numbers = [e.details["number"] for e in events(controller, "failure")]
     assert numbers == [1, 1, 1]
-    users.assert_served(3, fleet.router.kind)
+    users.assert_served(3)
 
 
 @pytest.mark.slow
@@ -642,7 +641,7 @@ def test_a_look_that_fails_for_any_reason_is_not_the_last_one(saved, monkeypatch
         assert len(instances_of(fleet, "v1")) == 2
         (said,) = events(controller, "error")
         assert said.details["why"] == "OSError: [Errno 24] Too many open files"
-    users.assert_served(1, fleet.router.kind)
+    users.assert_served(1)
     assert not controller.reached
     with pytest.raises(reconcile.NotReached, match="has ended"):
         controller.wait()
@@ -661,7 +660,7 @@ def test_an_instance_killed_during_a_roll(saved, kind, victim):
         controller.wait()
         assert len(instances_of(fleet, "v2")) == 3
         assert not instances_of(fleet, "v1")
-    users.assert_served(1, kind)
+    users.assert_served(1)
 
 
 @pytest.mark.slow
@@ -676,7 +675,7 @@ def test_a_worker_that_its_server_replaces_is_a_death_too(saved):
             wait_for(controller, "route", routes + 1)
         controller.wait()
         assert name not in instances_of(fleet, "v1")
-    users.assert_served(1, fleet.router.kind)
+    users.assert_served(1)
 
 
 @pytest.mark.slow
