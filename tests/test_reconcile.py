@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -343,15 +344,11 @@ class Users:
         self.end.set()
         self.thread.join()
 
-    def assert_served(self, kills: int = 0) -> None:
-        """Nobody has failed, but one for each kill; and somebody has asked.
-
-        A router keeps a connection to each instance, and may send one more request on
-        that of an instance which was killed a moment ago.
-        """
+    def assert_served(self) -> None:
+        """Nobody has failed, and somebody has asked."""
         failed = [said for said in self.said if said[1] != 200]
         assert len(self.said) >= 20
-        assert len(failed) <= kills, f"{failed} of {len(self.said)} failed"
+        assert not failed, f"{failed} of {len(self.said)} failed"
 
 
 @pytest.fixture(scope="module")
@@ -398,11 +395,24 @@ def is_alive(pid: int) -> bool:
 
 
 def kill(server: servers.Server) -> None:
-    """As the kernel does when memory is gone: all of it, at once."""
+    """As the kernel does when memory is gone: all of it, at once.
+
+    Its port is the last to go: a process whose first thread has ended is called a
+    zombie, while another thread still holds the listening socket, and the kernel
+    takes connections on it, which nobody will answer (in 12 kills of 60 here).
+    """
     pids = server.processes()
     os.killpg(server.pid, signal.SIGKILL)
-    while any(map(is_alive, pids)):
+    while any(map(is_alive, pids)) or takes_connections(server):
         time.sleep(0.005)
+
+
+def takes_connections(server: servers.Server) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", server.port), timeout=5).close()
+    except OSError:
+        return False
+    return True
 
 
 def wait_for(controller: Controller, what: str, number: int = 1, **details) -> None:
@@ -445,7 +455,7 @@ def test_heal_scale_and_roll_under_traffic(saved, kind):
         assert len(instances_of(fleet, "v2")) == 2
         assert not instances_of(fleet, "v1")
         assert controller.reached
-    users.assert_served(1)
+    users.assert_served()
     assert set(users.versions()) == {"v1", "v2"}
     assert users.said[-1][2] == "v2"
     assert not events(controller, "error")
@@ -536,7 +546,7 @@ def test_a_long_run_makes_the_next_failure_a_first_one(saved):
                 controller.wait()  # the only one: nobody could answer
     numbers = [e.details["number"] for e in events(controller, "failure")]
     assert numbers == [1, 1, 1]
-    users.assert_served(3)
+    users.assert_served()
 
 
 @pytest.mark.slow
@@ -641,7 +651,7 @@ def test_a_look_that_fails_for_any_reason_is_not_the_last_one(saved, monkeypatch
         assert len(instances_of(fleet, "v1")) == 2
         (said,) = events(controller, "error")
         assert said.details["why"] == "OSError: [Errno 24] Too many open files"
-    users.assert_served(1)
+    users.assert_served()
     assert not controller.reached
     with pytest.raises(reconcile.NotReached, match="has ended"):
         controller.wait()
@@ -660,7 +670,7 @@ def test_an_instance_killed_during_a_roll(saved, kind, victim):
         controller.wait()
         assert len(instances_of(fleet, "v2")) == 3
         assert not instances_of(fleet, "v1")
-    users.assert_served(1)
+    users.assert_served()
 
 
 @pytest.mark.slow
@@ -675,7 +685,7 @@ def test_a_worker_that_its_server_replaces_is_a_death_too(saved):
             wait_for(controller, "route", routes + 1)
         controller.wait()
         assert name not in instances_of(fleet, "v1")
-    users.assert_served(1)
+    users.assert_served()
 
 
 @pytest.mark.slow
