@@ -284,7 +284,7 @@ def run_with_memory(mib: int, command: Sequence[str]) -> tuple[str, int, str]:
     """Run it with so much memory: who held the limit, its exit code, its output.
 
     A control group where systemd makes one for us, or else the limit on addresses
-    that every process has (`ulimit -v`); macOS does not hold to the second.
+    that every process has (`ulimit -v`). macOS refuses that one: there nobody holds.
     """
     group = ["systemd-run", "--user", "--scope", "--quiet"]
     group += [f"--property=MemoryMax={mib}M", "--property=MemorySwapMax=0", "--"]
@@ -292,6 +292,7 @@ def run_with_memory(mib: int, command: Sequence[str]) -> tuple[str, int, str]:
         held = not subprocess.run([*group, "true"], capture_output=True).returncode
     except OSError:
         held = False
+    limited = not held and sys.platform.startswith("linux")
 
     def limit_addresses() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (mib * 2**20, mib * 2**20))
@@ -301,9 +302,10 @@ def run_with_memory(mib: int, command: Sequence[str]) -> tuple[str, int, str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        preexec_fn=None if held else limit_addresses,
+        preexec_fn=limit_addresses if limited else None,
     )
-    who = "a control group" if held else "the process's own limit"
+    own = "the process's own limit" if limited else "nobody"
+    who = "a control group" if held else own
     return who, done.returncode, done.stdout.strip()
 
 

@@ -327,7 +327,7 @@ def _drawn(t: Trial) -> dict[str, dict[str, list[int]]]:
 
 PATIENCE_S = 2.0  # in which a call that waits for nobody is back, on any machine
 LOOKS, LOOK_S = 20, 0.05  # at a caller who should be back at once
-REFUSED, AT_ONCE_S = 5, 0.01  # the quickest of so many is back in that time
+REFUSED, AT_ONCE_S = 5, 0.002  # the quickest of so many is back in that time
 RAISES = {"bad": ValueError, "missing": KeyError, "the end": SystemExit}
 
 
@@ -518,6 +518,16 @@ def _alone(guarded: Any, row: Any) -> _Caller:
             "a place too few",
             "too-few",
             patch=(("Semaphore(places)", "Semaphore(max(1, places - 1))"),),
+        ),
+        Wrong(
+            "two places, whatever was asked for",
+            "too-few",
+            patch=(("Semaphore(places)", "Semaphore(2)"),),
+        ),
+        Wrong(
+            "never fewer than two places",
+            "other-number",
+            patch=(("Semaphore(places)", "Semaphore(max(2, places))"),),
         ),
         Wrong("waits", "waits", patch=(("blocking=False", "blocking=True"),)),
         Wrong(
@@ -800,6 +810,25 @@ def wall(t: Trial) -> None:
     t.good("each wall counts for itself")
     _let_out(inside, model)
     _check_after(t, guarded)
+    _check_number(t, 3)
+    _check_number(t, 1)
+    t.good("as many places as were asked for")
+
+
+def _check_number(t: Trial, places: int) -> None:
+    """A wall with another number of places: all of them, and none more."""
+    model = _Model()
+    guarded = _walled(t, model, places)
+    inside = _filled(t, guarded, model, places)
+    kept_out = _late(t, guarded, model)
+    _let_out(inside, model)
+    t.need(
+        kept_out,
+        "other-number",
+        f"`walled(score, {places})`: {places} in `score`, and one more was let in.",
+        "Whoever sets the wall chooses a number, and gets another one.",
+        "Count up to `places`, and to nothing that you wrote down yourself.",
+    )
 
 
 def _check_after(t: Trial, guarded: Any) -> None:
