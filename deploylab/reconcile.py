@@ -29,9 +29,9 @@ What it does in cases of doubt:
   `deploylab.servers`. The next one finds nothing and starts anew.
 
 An instance that dies takes with it the requests in its hands, and those that wait at
-its door until the next look; the Python router may lose one more on a connection that
-it has kept. Nothing else is lost. A server that hangs and does not die
-is not noticed: nobody asks whether it answers.
+its door until the next look: the kernel takes connections there until the last thread
+of the process has ended. Nothing else is lost. A server that hangs and does not die is
+not noticed: nobody asks whether it answers.
 """
 
 from __future__ import annotations

@@ -46,6 +46,7 @@ def test_the_spread_of_the_page_is_in_the_schema_too():
         "topologyKey": "topology.kubernetes.io/zone",
         "whenUnsatisfiable": "ScheduleAnyway",
         "labelSelector": {"matchLabels": service["spec"]["selector"]},
+        "matchLabelKeys": ["pod-template-hash"],
     }
     schema = DEFINITIONS | {"$ref": "#/$defs/io.k8s.api.apps.v1.Deployment"}
     pod["topologySpreadConstraints"] = [spread]

@@ -131,7 +131,13 @@ def _compare(t: Trial, desired: dict[str, int], observed: Workers) -> None:
             f"it stops {len(told)}; by the rules it is {extra[0]}.",
             "",
             "Take the versions one after the other, also those that are not in "
-            "`desired`.",
+            "`desired`."
+            + (
+                " And look at your rule for *has its number ready*: more than the "
+                "number is enough, and 0 of 0 is, too."
+                if version not in desired and full
+                else ""
+            ),
         )
         spared = {n for n in mine - told if state_of[n] == "starting"}
         t.need(
@@ -222,6 +228,16 @@ def _compare(t: Trial, desired: dict[str, int], observed: Workers) -> None:
             patch=(("{v for _, v, _ in here} | set(desired)", "desired"),),
         ),
         Wrong(
+            "a surplus is not its number",
+            "wrong-stops",
+            patch=(("ready.count(v) >= n for", "ready.count(v) == n for"),),
+        ),
+        Wrong(
+            "waits for one where 0 are wanted",
+            "wrong-stops",
+            patch=(("ready.count(v) >= n for", "ready.count(v) >= max(n, 1) for"),),
+        ),
+        Wrong(
             "starts one at a time",
             "wrong-starts",
             patch=(("* (number - len(mine))", "* (number > len(mine))"),),
@@ -302,6 +318,8 @@ def reconcile_step(t: Trial) -> None:
     _compare(t, {"v2": 1}, [("a", "v1", "starting"), ("b", "v2", "starting")])
     two = [("a", "v1", "ready"), ("b", "v2", "ready"), ("c", "v2", "ready")]
     _compare(t, {"v2": 1, "v3": 1}, [*two, ("d", "v3", "starting")])
+    _compare(t, {"v2": 1}, two)
+    _compare(t, {"v2": 0}, [("a", "v1", "ready")])
     t.good("changes the version, and the old one stays until the new one is ready")
     _compare(t, {}, [("a", "v1", "ready")])
     cases = []
@@ -392,8 +410,8 @@ def _probes(t: Trial) -> dict[str, dict[str, Any]]:
             "delay plus period times failures, about.",
             "How many questions can fall into 12 s of silence, at your period? One "
             "failure more has to be allowed.",
-            "1 startup between 150 and 300 s; 2 readiness between 12 and 30 s; 3 "
-            "liveness between 12 and 90 s.",
+            "1 startup between 150 and 270 s; 2 readiness between 12 and 30 s; 3 "
+            "liveness between 12 and 60 s.",
         ],
         "traffic-late": [
             "After the model is loaded the startup probe has to ask once more, and "
@@ -420,6 +438,21 @@ def _probes(t: Trial) -> dict[str, dict[str, Any]]:
             "looks at leisure",
             "traffic-late",
             patch=(('5, "failures": 40', '50, "failures": 4'),),
+        ),
+        Wrong(
+            "a period that divides both",
+            "traffic-late",
+            patch=(('5, "failures": 40', '30, "failures": 7'),),
+        ),
+        Wrong(
+            "forgets the grace period of the loading",
+            "loading-hang",
+            patch=(('5, "failures": 40', '5, "failures": 58'),),
+        ),
+        Wrong(
+            "forgets the grace period",
+            "hang-unnoticed",
+            patch=(('10, "failures": 4}', '10, "failures": 8}'),),
         ),
         Wrong(
             "a long delay for readiness",
@@ -476,7 +509,7 @@ def rollout_probes(t: Trial) -> None:
 
     config = _probes(t)
     t.good("three probes that Kubernetes would take")
-    for load_s in LOADS_S:
+    for load_s in range(LOADS_S[0], LOADS_S[1] + 1):
         life = service._life(config, service.Service(load_s=load_s), LONG_S)
         t.need(
             math.isinf(life.ended_s),
@@ -501,16 +534,17 @@ def rollout_probes(t: Trial) -> None:
     hung = service.Service(load_s=150, frozen=(3, math.inf))
     life = service._life(config, hung, LONG_S)
     t.need(
-        life.ended_s <= LOADING_HANG_S,
+        life.killed_s() <= LOADING_HANG_S,
         "loading-hang",
         "An instance that hangs while it loads is restarted after "
         + (
-            f"{life.ended_s:.0f} s."
+            f"{life.killed_s():.0f} s."
             if life.ended_s < LONG_S
             else "half an hour, or never."
         ),
         "The rollout waits for it, and it will not come.",
-        "The patience of the startup probe has an upper bound, too.",
+        "The patience of the startup probe has an upper bound, too, and the grace "
+        "period comes on top.",
     )
     quiet = service._life(config, service.Service(load_s=60), LONG_S)
     for from_s in service._moments(quiet, STEADY_S):
@@ -549,16 +583,16 @@ def rollout_probes(t: Trial) -> None:
             "forgives the silence.",
         )
         t.need(
-            life.ended_s - from_s <= HANG_S,
+            life.killed_s() - from_s <= HANG_S,
             "hang-unnoticed",
             "An instance that hangs is restarted after "
             + (
-                f"{life.ended_s - from_s:.0f} s."
+                f"{life.killed_s() - from_s:.0f} s."
                 if life.ended_s < LONG_S
                 else "very long, or never."
             ),
             "Until then two instances carry what three should.",
-            "Count period times failures of the liveness probe.",
+            "Count period times failures of the liveness probe, and the grace period.",
         )
     t.good("what hangs leaves the traffic, and is restarted")
 
