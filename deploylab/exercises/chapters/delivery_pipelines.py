@@ -699,7 +699,7 @@ def _text(text: str) -> str:
         Wrong(
             "publishes nothing",
             "publishes-nothing",
-            patch=(("      - run: make publish\n", ""),),
+            patch=(("\n      - run: make publish", ""),),
         ),
         Wrong(
             "publishes only in name",
