@@ -279,6 +279,33 @@ def test_a_rewritten_history_is_not_followed(desk, agent, controller, how):
 
 
 @pytest.mark.slow
+def test_a_git_that_fails_does_not_make_it_forget(desk, agent, controller, monkeypatch):
+    """What it follows cannot be read: that is not to have followed nothing."""
+    second = desk.commit("version: v2\nreplicas: 2\n")
+    after_a_look(agent)
+    git(desk.clone, "reset", "--quiet", "--hard", "HEAD~1")
+    desk.push("--force")
+    after_a_look(agent)
+    failed = []
+
+    def out_of_processes(folder, *words, **options):
+        if words[-1] == gitops._FOLLOWED and not failed:
+            failed.append(words)
+            raise gitops.GitError("git did not end well: killed")
+        return git(folder, *words, **options)
+
+    monkeypatch.setattr(gitops, "git", out_of_processes)
+    after_a_look(agent)
+    after_a_look(agent)
+    monkeypatch.undo()
+    assert failed
+    assert "error" in said(controller)
+    assert agent.trouble[0] == "rewritten"
+    assert agent.followed == second
+    assert controller.desired == Desired("v2", 2)
+
+
+@pytest.mark.slow
 def test_a_bad_commit_may_be_taken_out_of_the_history(desk, agent, controller):
     """Nobody has followed it."""
     desk.commit("version: v9\nreplicas: 2\n")

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -214,6 +215,23 @@ def test_settings_that_cannot_be_read_stop_nothing(machine):
         service.restart(machine.home)
     assert service.status(machine.home) == "outdated"
     assert service.says_ready({"PORT": str(machine.port)})
+
+
+def test_a_stranger_that_speaks_no_http_is_not_ready():
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+
+        def greet():
+            connection, _ = stranger.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"SSH-2.0-stranger\r\n")
+
+        thread = threading.Thread(target=greet, daemon=True)
+        thread.start()
+        port = stranger.getsockname()[1]
+        assert not service.says_ready({"PORT": str(port)})
+        thread.join(timeout=60)
+        assert not thread.is_alive()  # it was asked
 
 
 @pytest.mark.slow

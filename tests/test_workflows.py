@@ -122,15 +122,28 @@ def test_publishing_waits_for_ci_and_for_a_push():
     assert "'refs/heads/main' && github.sha" in ci["concurrency"]["group"]
 
 
-def test_the_page_shows_every_line_of_ci_in_order():
-    shown: list[str] = []
-    lines = (ROOT / ".github/workflows/ci.yml").read_text().splitlines()
+def excerpts(name: str) -> list[list[str]]:
+    """The lines of a workflow that each listing of the page shows."""
+    lines = (ROOT / f".github/workflows/{name}.yml").read_text().splitlines()
     included = re.findall(
-        r"\{literalinclude\} \.\./\.\./\.github/workflows/ci\.yml\n((?::.*\n)*)",
+        r"\{literalinclude\} \.\./\.\./\.github/workflows/(.*)\.yml\n((?::.*\n)*)",
         PAGE.read_text(),
     )
-    for options in included:
-        first, last = re.search(r":lines: (\d+)-(\d+)", options).groups()
-        shown += lines[int(first) - 1 : int(last)]
-        assert lines[int(first) - 1].strip(), f"line {first} is empty"
-    assert [line for line in shown if line] == [line for line in lines if line]
+    ranges = [re.search(r":lines: (\d+)-(\d+)", o) for n, o in included if n == name]
+    return [lines[int(found[1]) - 1 : int(found[2])] for found in ranges]
+
+
+def test_the_page_shows_every_line_of_ci_in_order():
+    lines = (ROOT / ".github/workflows/ci.yml").read_text().splitlines()
+    for shown in excerpts("ci"):
+        assert shown[0].strip(), "the first line is empty"
+    shown = [line for part in excerpts("ci") for line in part if line]
+    assert shown == [line for line in lines if line]
+
+
+def test_the_page_shows_whole_parts_of_publish():
+    ends = [(shown[0], shown[-1].strip()) for shown in excerpts("publish")]
+    assert ends == [
+        ("on:", "workflow_dispatch:"),
+        ("jobs:", "persist-credentials: false"),
+    ]

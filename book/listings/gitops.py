@@ -140,7 +140,7 @@ class Agent:
     fetched, and how far it has followed; controller: of the running servers;
     every_s: how long it rests between two looks.
 
-    Raises AgentRunning, and GitError if there is no git. That the repository cannot
+    Raises AgentRunning, and GitError if git does not work. That the repository cannot
     be reached is no error: the agent begins with what it has.
     """
 
@@ -178,7 +178,7 @@ class Agent:
 
     @property
     def followed(self) -> str | None:
-        """The commit whose state is desired; None before the first good one."""
+        """The commit whose state is desired; None before the first. Raises GitError."""
         return self._commit(_FOLLOWED)
 
     @property
@@ -269,10 +269,8 @@ class Agent:
             self._ending.wait(self.every_s)
 
     def _commit(self, name: str) -> str | None:
-        try:
-            return git(self._mirror, "rev-parse", "--verify", "--quiet", name)
-        except GitError:
-            return None
+        """The commit of a reference; None if there is none. Raises GitError."""
+        return git(self._mirror, "for-each-ref", "--format=%(objectname)", name) or None
 
     def _contains(self, commit: str, earlier: str) -> bool:
         try:

@@ -9,6 +9,7 @@ ends with its owner.
 
 import contextlib
 import hashlib
+import http.client
 import os
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def says_ready(settings: dict[str, str]) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_S) as answer:
             return answer.status == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):  # nobody there, or no HTTP
         return False
 
 

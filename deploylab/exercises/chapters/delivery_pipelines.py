@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import textwrap
+from collections.abc import Callable
 from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
@@ -680,6 +682,55 @@ def _text(text: str) -> str:
             ),
         ),
         Wrong(
+            "one group for all pushes",
+            "shared-group",
+            patch=(
+                (
+                    "jobs:\n",
+                    "concurrency: {group: one, cancel-in-progress: true}\njobs:\n",
+                ),
+            ),
+        ),
+        Wrong(
+            "one group for all tests",
+            "shared-group",
+            patch=(("  test:\n", "  test:\n    concurrency: tests\n"),),
+        ),
+        Wrong(
+            "publishes nothing",
+            "publishes-nothing",
+            patch=(("\n      - run: make publish", ""),),
+        ),
+        Wrong(
+            "publishes only in name",
+            "publishes-nothing",
+            patch=(("- run: make publish", "- if: false\n        run: make publish"),),
+        ),
+        Wrong(
+            "tests nothing that was pushed",
+            "no-code",
+            patch=(
+                (
+                    "      - uses: actions/checkout@v7\n      - uses: actions/setup",
+                    "      - uses: actions/setup",
+                ),
+            ),
+        ),
+        Wrong(
+            "fetches after the tests",
+            "no-code",
+            patch=(
+                (
+                    "      - uses: actions/checkout@v7\n      - uses: actions/setup",
+                    "      - uses: actions/setup",
+                ),
+                (
+                    "- run: make test",
+                    "- run: make test\n      - uses: actions/checkout@v7",
+                ),
+            ),
+        ),
+        Wrong(
             "no limit",
             "no-limit",
             patch=(("    timeout-minutes: 10\n", ""),),
@@ -743,6 +794,28 @@ def _text(text: str) -> str:
             ),
         ),
         Right(
+            "a group for each commit, and none that waits in vain",
+            patch=(
+                (
+                    "jobs:\n",
+                    "concurrency:\n"
+                    "  group: release-${{ github.sha }}\n"
+                    "  cancel-in-progress: true\n"
+                    "jobs:\n",
+                ),
+                ("  publish:\n", "  publish:\n    concurrency: pages\n"),
+            ),
+        ),
+        Right(
+            "publishes in more than one line",
+            patch=(
+                (
+                    "- run: make publish",
+                    "- run: |\n          make book\n          make publish V=2",
+                ),
+            ),
+        ),
+        Right(
             "only on main, which it is",
             patch=(
                 (
@@ -790,7 +863,24 @@ def workflow_faults(t: Trial) -> None:
         "success, and any other condition may leave the job out.",
         "Leave the condition out: without one, what is needed has to succeed.",
     )
+    t.need(
+        _after_checkout(jobs["publish"], _publishes),
+        "publishes-nothing",
+        "`publish` does not run `make publish` after `actions/checkout`.",
+        "A job that is green and has done nothing is believed.",
+        "Keep both steps of the file that was given.",
+    )
     t.good("it publishes after the tests, and only then")
+    for place in (flow, jobs["test"]):
+        group = place.get("concurrency")
+        t.need(
+            group is None or any(one in str(group) for one in _OF_ITS_OWN),
+            "shared-group",
+            f"`concurrency` is `{show(group, 60)}`.",
+            "Of several pushes in one group GitHub cancels some, and those are never "
+            "tested.",
+            "Leave it out, or give each commit a group of its own.",
+        )
     _check_tests(t, flow, jobs["test"])
     for name, job in jobs.items():
         limit = job.get("timeout-minutes")
@@ -827,12 +917,31 @@ _TRUE = (
 )
 
 
+#: What no two pushes have in common.
+_OF_ITS_OWN = ("github.sha", "github.run_id", "github.run_number")
+
+
 def _holds(what: dict[str, Any]) -> bool:
     """Whether a job or a step has no condition, or one that changes nothing."""
     said = str(what.get("if", "true")).strip()
     if said.startswith("${{") and said.endswith("}}"):
         said = said[3:-2]
     return all(part.strip() in _TRUE for part in str(said).lower().split("&&"))
+
+
+def _publishes(step: dict[str, Any]) -> bool:
+    """Whether a line of a step is `make publish`, with or without more behind it."""
+    lines = str(step.get("run", "")).splitlines()
+    return any(line.split()[:2] == ["make", "publish"] for line in lines)
+
+
+def _after_checkout(job: dict[str, Any], wanted: Callable[[dict], bool]) -> bool:
+    """Whether a job fetches the commit, and a step behind that is the wanted one."""
+    steps = [step for step in job.get("steps", []) if _holds(step)]
+    fetched = itertools.dropwhile(
+        lambda step: "actions/checkout" not in step.get("uses", ""), steps
+    )
+    return any(map(wanted, fetched))
 
 
 def _tests(step: dict[str, Any]) -> bool:
@@ -899,5 +1008,12 @@ def _check_tests(t: Trial, flow: dict[str, Any], job: dict[str, Any]) -> None:
         "`make test` runs before `setup-python`.",
         "It then runs on whatever Python the machine has.",
         "Let the steps change places.",
+    )
+    t.need(
+        _after_checkout(job, _tests),
+        "no-code",
+        "`make test` runs without `actions/checkout`, or before it.",
+        "On a new machine there is no Makefile, so the run is red whatever was pushed.",
+        "Keep the step that fetches the commit, in front.",
     )
     t.good("the tests run on the Python of production, and can fail")

@@ -18,6 +18,7 @@ from deploylab.exercises.kinds import Before, Guess, order, prediction
 
 LIMIT = "RATE_LIMIT=50 per minute"
 OLD = "RATE_LIMIT=7 per minute"  # what an earlier release has left
+OLD_RELEASE = "v1\n"  # likewise
 
 
 def _file(*tasks: str) -> str:
@@ -73,7 +74,8 @@ RELEASE = """
             "`changed_when` changes what is told. What changes what is done?",
         ],
         "frozen": [
-            "`creates` asks whether the file is there. Does it ask what is in it?",
+            "`creates` and `force: false` ask whether the file is there. Do they ask "
+            "what is in it?",
         ],
     },
     not_checked="Whether a third and a fourth run change nothing either, whether the "
@@ -170,6 +172,23 @@ RELEASE = """
             ),
         ),
         Wrong(
+            "only if nothing was released",
+            "frozen",
+            source=_file(
+                FOLDER,
+                ENV,
+                """
+                - name: What was released, and when
+                  ansible.builtin.copy:
+                    content: "v2 at {{ now() }}"
+                    dest: "{{ home }}/RELEASE"
+                    mode: "0644"
+                    force: false
+                """,
+            ),
+        ),
+        Wrong("nothing released", "not-set-up", source=_file(FOLDER, ENV)),
+        Wrong(
             "the time is in it",
             "still-changes",
             source=_file(
@@ -231,6 +250,7 @@ def repair_playbook(t: Trial) -> None:
     home = Path("home").resolve()
     home.mkdir()
     (home / "service.env").write_text(f"{OLD}\n")
+    (home / "RELEASE").write_text(OLD_RELEASE)
     first = _run(t, home)
     t.need(
         first.recap and first.tasks,
@@ -311,10 +331,13 @@ def _content(t: Trial, home: Path) -> None:
     lines = env.read_text().splitlines() if env.is_file() else []
     limits = [line for line in lines if line.startswith("RATE_LIMIT=")]
     old = limits == [OLD]
+    released = release.read_text() if release.is_file() else ""
+    same = released == OLD_RELEASE
     missing = {
         "models": not (home / "models").is_dir(),
         "service.env": not limits or (old and env.name not in t.thing.read_text()),
-        "RELEASE": not release.is_file() or "v2" not in release.read_text(),
+        "RELEASE": "v2" not in released
+        and not (same and release.name in t.thing.read_text()),
     }
     for name in (name for name, absent in missing.items() if absent):
         t.stop(
@@ -327,6 +350,14 @@ def _content(t: Trial, home: Path) -> None:
         not old,
         "frozen",
         f"`home/service.env` still says `{OLD}`, from an earlier release.",
+        "A task that acts only where nothing is changes nothing where something else "
+        "is.",
+        "Let the task look at what is in the file, not only for the file.",
+    )
+    t.need(
+        not same,
+        "frozen",
+        f"`home/RELEASE` still says `{OLD_RELEASE.strip()}`, from an earlier release.",
         "A task that acts only where nothing is changes nothing where something else "
         "is.",
         "Let the task look at what is in the file, not only for the file.",
