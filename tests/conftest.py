@@ -69,7 +69,7 @@ def pytest_terminal_summary(terminalreporter) -> None:
         terminalreporter.write_line(f"The built book: {index}")
 
 
-# -- a registry and a broker, for several files of tests ---------------------------
+# -- what several files of tests need -------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +89,19 @@ def built(tmp_path_factory) -> dict[str, Path]:
 
     names = ("v1", "v2", "v3-contract")
     return phishing.save(names, tmp_path_factory.mktemp("built"))
+
+
+@pytest.fixture(scope="module", params=["python", "haproxy"])
+def kind(request) -> str:
+    """The kind of router; a test that takes it runs with each."""
+    from deploylab import router
+
+    if request.param == "haproxy":
+        try:
+            router.find_haproxy()
+        except router.RouterError as error:
+            pytest.skip(f"haproxy is missing: {error}")
+    return request.param
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploylab import load, phishing, reconcile, router, servers
+from deploylab import load, phishing, reconcile, servers
 from deploylab.reconcile import (
     Action,
     Controller,
@@ -355,16 +355,6 @@ class Users:
 def saved(tmp_path_factory) -> dict[str, Path]:
     names = ("v1", "v2", "v2-dies-loading", "v2-dies-serving")
     return phishing.save(names, tmp_path_factory.mktemp("versions"))
-
-
-@pytest.fixture(scope="module", params=["python", "haproxy"])
-def kind(request) -> str:
-    if request.param == "haproxy":
-        try:
-            router.find_haproxy()
-        except router.RouterError as error:
-            pytest.skip(f"haproxy is missing: {error}")
-    return request.param
 
 
 @contextlib.contextmanager

@@ -69,16 +69,6 @@ def saved(tmp_path_factory) -> dict[str, Path]:
     return phishing.save(NAMES, folder)
 
 
-@pytest.fixture(scope="module", params=["python", "haproxy"])
-def kind(request) -> str:
-    if request.param == "haproxy":
-        try:
-            router.find_haproxy()
-        except router.RouterError as error:
-            pytest.skip(f"haproxy is missing: {error}")
-    return request.param
-
-
 @contextlib.contextmanager
 def system(saved, kind, **options) -> Iterator[live.System]:
     options = {"rate_per_s": RATE_PER_S} | options

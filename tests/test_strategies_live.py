@@ -23,7 +23,7 @@ import pytest
 import requests
 from scipy import stats
 
-from deploylab import phishing, router
+from deploylab import phishing
 from deploylab.rollout import (
     AB,
     Bandit,
@@ -102,16 +102,6 @@ def saved(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("versions")
     names = ("v1", "v2", "v2-flaky", "v2-dies-loading", "v2-dies-serving")
     return phishing.save(names, folder)
-
-
-@pytest.fixture(scope="module", params=["python", "haproxy"])
-def kind(request) -> str:
-    if request.param == "haproxy":
-        try:
-            router.find_haproxy()
-        except router.RouterError as error:
-            pytest.skip(f"haproxy is missing: {error}")
-    return request.param
 
 
 @contextlib.contextmanager
