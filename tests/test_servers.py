@@ -15,6 +15,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -80,9 +81,25 @@ def refused(port: int) -> bool:
     return False
 
 
+def dying() -> list[psutil.Process]:
+    """Children that have lost their environment, the mark in it, but are no zombies.
+
+    The kernel takes a killed process's memory away before its parent can reap it.
+    """
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        environ = {}
+        with suppress(psutil.Error):
+            environ = process.environ()
+        with suppress(psutil.Error):
+            if not environ and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
 def gone(mark: Mark, port: int) -> None:
-    """Wait until no process with the mark is left, and the port refuses."""
-    eventually(lambda: not mark.alive(), "no process is left")
+    """Wait until no process with the mark is left or dies, and the port refuses."""
+    eventually(lambda: not mark.alive() and not dying(), "no process is left")
     eventually(lambda: refused(port), "connections are refused")
 
 
