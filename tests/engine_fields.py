@@ -251,6 +251,8 @@ RAY_SERVE = {
                     "graceful_shutdown_timeout_s!": "positive",
                     "health_check_period_s!": "positive",
                     "health_check_timeout_s!": "positive",
+                    "rolling_update_percentage": "share",
+                    "max_surge_percent": "percent",
                 }
             ],
         }

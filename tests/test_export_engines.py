@@ -687,6 +687,41 @@ def test_ray_serve_rolls_a_fifth_at_a_time(instances):
         exported(RAY, Rolling(instances, 1, at_once))
 
 
+def ray_deployment(strategy: Rolling) -> dict:
+    [config] = exported(RAY, strategy)
+    assert complaints(engine_fields.schema(engine_fields.RAY_SERVE), config) == []
+    return config["applications"][0]["deployments"][0]
+
+
+@pytest.mark.parametrize("instances", [1, 2, 3, 7, 10, 29, 41, 100, 250, 1000])
+def test_ray_serve_takes_as_many_as_the_strategy_says(instances):
+    """By its own sums: max(int(share * n), 1), and the whole percent rounded up."""
+    for most in {1, 2, 3, 7, 29, 58, instances // 2, instances - 1, instances}:
+        if not 1 <= most <= instances:
+            continue
+        said = ray_deployment(Rolling(instances, 0, most))
+        share = said.get("rolling_update_percentage", 0.2)
+        assert 0 < share <= 1
+        assert max(int(share * instances), 1) == most
+        assert "max_surge_percent" not in said
+        possible = {(p * instances + 99) // 100 for p in range(101)}
+        if most in possible:
+            said = ray_deployment(Rolling(instances, most, 0))
+            assert (said["max_surge_percent"] * instances + 99) // 100 == most
+            assert "rolling_update_percentage" not in said
+        else:
+            with pytest.raises(export.CannotExport, match="whole percent") as refused:
+                exported(RAY, Rolling(instances, most, 0))
+            near = re.search(r"starts (\d+) first or (\d+),", str(refused.value))
+            assert {int(one) for one in near.groups()} <= possible
+    assert instances > 100 or possible == set(range(instances + 1))
+
+
+def test_ray_serve_starts_at_most_as_many_again():
+    with pytest.raises(export.CannotExport, match="of 3 it starts 3 first, but not 7"):
+        exported(RAY, Rolling(3, 7, 0))
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_every_deployment_says_how_it_replaces_its_pods(case):
     engine, strategy, settings = CASES[case]
@@ -824,7 +859,7 @@ REFUSED = [
     (RAY, Bandit("errors", 60, 600), {}, r"calls it by its handle"),
     (RAY, MultiService({"a": PLAIN}), {}, r"an application of its own"),
     (RAY, object(), {}, r"it does Rolling, and nothing else"),
-    (RAY, Rolling(10), {}, r"Rolling\(10, max_surge=0, max_unavailable=2\)"),
+    (RAY, Rolling(10), {}, r"Rolling\(10, 3, 0\) or Rolling\(10, 0, 2\)"),
     (RAY, Rolling(4, 0, 1, gates=(GATE,)), {}, r"Ray Serve measures nothing"),
     (RAY, Rolling(4, 0, 1, min_ready_s=5), {}, r"a Deployment waits"),
     (RAY, Rolling(4, 0, 1), {"import_path": "app.py"}, r"a module and a name"),

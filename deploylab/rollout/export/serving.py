@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
+from collections.abc import Iterator
 
 from deploylab.rollout.export.gateway import moment, refuse_gates
 from deploylab.rollout.export.pods import (
@@ -66,7 +69,7 @@ BEYOND_RAY_SERVE = {
     "MultiService": "export the strategy of each service as an application of its own",
 }
 
-#: How much of a deployment Ray Serve replaces at once, and at least one replica.
+#: Which part of a deployment Ray Serve replaces at once, unless it is told another.
 RAY_AT_ONCE = 0.2
 
 
@@ -195,13 +198,16 @@ def ray_serve(
 ) -> str:
     """A configuration of Ray Serve as YAML, for ``serve deploy``.
 
-    Ray Serve does one thing: when an application changes, it replaces a fifth of a
-    deployment's replicas at a time, at least one, and starts as many new ones when the
-    old ones have stopped (``deployment_state.py``, ``max(int(0.2 * n), 1)``). So
-    ``Rolling`` is exported if it says just that: ``max_surge=0`` and that number as
-    ``max_unavailable``; others are refused, with the number. It has no gates, and no
-    time that a replica must have been ready. Raises CannotExport for the other
-    strategies, ValueError for settings that make no sense.
+    When an application changes, Ray Serve replaces a part of a deployment's replicas at
+    a time, and starts the new ones when the old ones have stopped: that is ``Rolling``
+    with ``max_surge=0``, and the part is ``rolling_update_percentage``, a fifth unless
+    the strategy says otherwise. Or it starts some first, and stops old ones once as
+    many run as are wanted: ``max_unavailable=0``, and ``max_surge_percent``. Both
+    options need Ray 2.60 or later, and are left out where the strategy is what Ray does
+    by itself. Replicas that still drain do not count. It has no gates, and no time that
+    a replica must have been ready. Raises CannotExport for the other strategies,
+    ValueError for settings that make no sense. Source: ``_rollout_size`` and
+    ``_surge_replicas_to_start`` in ``ray/serve/_private/deployment_state.py``, 2.60.0.
 
     versions: the two images; the application runs in the candidate's, as its runtime
     environment's ``image_uri``. name: of the application. import_path: of the
@@ -216,14 +222,7 @@ def ray_serve(
     refuse_gates(strategy, drop_gates, "Ray Serve")
     check_name(name)
     check_numbers(drain_s=drain_s, port=port)
-    at_once = max(int(RAY_AT_ONCE * strategy.instances), 1)
-    if strategy.limits != (0, at_once):
-        raise CannotExport(
-            f"of {strategy.instances} replicas Ray Serve replaces {at_once} at once, "
-            "and starts none beyond them: that is "
-            f"Rolling({strategy.instances}, max_surge=0, max_unavailable={at_once}). "
-            "A Deployment takes any limits (kubernetes)."
-        )
+    options = _ray_options(strategy.instances, *strategy.limits)
     if strategy.min_ready_s:
         raise CannotExport(
             "Ray Serve goes on as soon as a replica is ready; a Deployment waits for "
@@ -246,6 +245,7 @@ def ray_serve(
                 "graceful_shutdown_timeout_s": drain_s,
                 "health_check_period_s": 10,
                 "health_check_timeout_s": 30,
+                **options,
             }
         ],
     }
@@ -255,3 +255,43 @@ def ray_serve(
         "applications": [application],
     }
     return to_yaml([config])
+
+
+def _ray_options(instances: int, surge: int, missing: int) -> dict[str, float]:
+    """The options of a deployment of Ray Serve that has these limits, in replicas."""
+    if surge and missing:
+        raise CannotExport(
+            f"Ray Serve starts new replicas first or stops old ones first, not both: "
+            f"Rolling({instances}, {surge}, 0) or Rolling({instances}, 0, {missing}). "
+            "A Deployment takes any limits (kubernetes)."
+        )
+    if not surge:
+        if _ray_replaces(RAY_AT_ONCE, instances) == missing:
+            return {}
+        share = next(s for s in _shares(missing, instances) if 0 < s <= 1)
+        return {"rolling_update_percentage": share}
+    percentage = min(surge * 100 // instances, 100)
+    takes = [-(-one * instances // 100) for one in (percentage, percentage + 1)]
+    if takes[0] != surge:
+        raise CannotExport(
+            f"Ray Serve counts its surge in whole percent of the replicas, up to 100: "
+            f"of {instances} it starts {takes[0]} first"
+            + (f" or {takes[1]}" if percentage < 100 else "")
+            + f", but not {surge}."
+        )
+    return {"max_surge_percent": percentage}
+
+
+def _ray_replaces(share: float, instances: int) -> int:
+    """How many replicas Ray Serve replaces at once; as it computes it itself."""
+    return max(int(share * instances), 1)
+
+
+def _shares(missing: int, instances: int) -> Iterator[float]:
+    """Shares of the replicas that Ray Serve takes for this number, shortest first."""
+    for digits in itertools.count(1):
+        least = math.ceil(missing / instances * 10**digits)
+        for numerator in (least, least + 1):
+            share = numerator / 10**digits
+            if _ray_replaces(share, instances) == missing:
+                yield share
