@@ -251,6 +251,15 @@ def test_unexpected_warning(book, run):
     assert run(book, "--execute-only")[0] == 0
 
 
+def test_a_bare_value_at_the_end_of_a_cell(book, run):
+    plant(book, "from pathlib import Path\n\nPath('left').write_text('three')\n")
+    code, said = run(book, "--execute-only")
+    assert code == 1
+    assert "book/serve.md:20: the cell shows 5, and no word says of what" in said
+    edit(book / "book" / "serve.md", "write_text('three')", "write_text('three');")
+    assert run(book, "--execute-only")[0] == 0
+
+
 def test_output_that_differs_between_two_executions(book, run):
     """Found in a plain cell, an address too; accepted in a live one."""
     plant(book, "import time\n\nprint(time.time_ns())\n")

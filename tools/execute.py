@@ -295,6 +295,16 @@ def python_path(*first: Path) -> str:
     return os.pathsep.join([*map(str, first), *([inherited] if inherited else [])])
 
 
+#: What a cell shows if its last call gives something back by the way.
+BARE = re.compile(r"True|False|\d+")
+
+
+def shown_value(output: NotebookNode) -> str:
+    """The text of the value of a cell's last line; empty for other outputs."""
+    is_value = output.output_type == "execute_result"
+    return output.data.get("text/plain", "") if is_value else ""
+
+
 def check_outputs(page: Page, notebook: NotebookNode) -> Iterator[Finding]:
     """What an executed page may not contain."""
     for cell in page.cells:
@@ -315,6 +325,14 @@ def check_outputs(page: Page, notebook: NotebookNode) -> Iterator[Finding]:
                 "the cell is tagged raises-exception, but raised nothing",
                 "Drop the tag, or make the cell fail as the text says.",
             )
+        if not {"remove-cell", "remove-output"} & set(cell.tags):
+            for value in filter(BARE.fullmatch, map(shown_value, node.outputs)):
+                yield Finding(
+                    page.path,
+                    cell.line,
+                    f"the cell shows {value}, and no word says of what",
+                    "End its last line with a semicolon, or print what it is.",
+                )
         if "stderr-ok" in cell.tags:
             continue
         for output in node.outputs:
