@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterator
 
 from deploylab.rollout.export.gateway import moment, refuse_gates
 from deploylab.rollout.export.pods import (
@@ -268,8 +267,7 @@ def _ray_options(instances: int, surge: int, missing: int) -> dict[str, float]:
     if not surge:
         if _ray_replaces(RAY_AT_ONCE, instances) == missing:
             return {}
-        share = next(s for s in _shares(missing, instances) if 0 < s <= 1)
-        return {"rolling_update_percentage": share}
+        return {"rolling_update_percentage": _ray_share(missing, instances)}
     percentage = min(surge * 100 // instances, 100)
     takes = [-(-one * instances // 100) for one in (percentage, percentage + 1)]
     if takes[0] != surge:
@@ -287,11 +285,14 @@ def _ray_replaces(share: float, instances: int) -> int:
     return max(int(share * instances), 1)
 
 
-def _shares(missing: int, instances: int) -> Iterator[float]:
-    """Shares of the replicas that Ray Serve takes for this number, shortest first."""
+def _ray_share(missing: int, instances: int) -> float:
+    """The shortest share of the replicas that Ray Serve takes for this number.
+
+    Its sum cuts off, and 0.29 of 100 is 28 there: so this tries, and does not divide.
+    """
     for digits in itertools.count(1):
         least = math.ceil(missing / instances * 10**digits)
         for numerator in (least, least + 1):
             share = numerator / 10**digits
             if _ray_replaces(share, instances) == missing:
-                yield share
+                return share
