@@ -266,9 +266,9 @@ class Server:
         """End the server: SIGTERM, then after `grace_s` seconds SIGKILL to the group.
 
         Returns whether it ended by itself, in time, with exit code 0, and without
-        losing a worker on the way: then it has answered all that it had taken. A
-        later call does nothing and returns the same. The last lines of the log stay
-        readable.
+        losing a worker on the way: then it has answered all that it had taken. From
+        then on its port refuses. A later call does nothing and returns the same. The
+        last lines of the log stay readable.
         """
         with self._stopping:
             if self._result is not None:
@@ -752,15 +752,24 @@ class _Group:
         with self._lock:
             if not self._is_ours():
                 return
-            members = self.members()
+            members = self.members() or self._orphans()
             # Nobody may be left; macOS says "not permitted" of a zombie.
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(bound_s)
             deadline = time.monotonic() + bound_s
-            while any(map(_lives, members)) and time.monotonic() < deadline:
+            while any(map(_is_left, members)) and time.monotonic() < deadline:
                 time.sleep(_POLL_S)
+
+    def _orphans(self) -> list[psutil.Process]:
+        """Those of the group that a dead leader has left."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(OSError):
+                if os.getpgid(process.pid) == self._process.pid:
+                    found.append(process)
+        return found
 
     def _is_ours(self) -> bool:
         return self._process.returncode is None and self._leader.is_running()
@@ -770,6 +779,16 @@ def _lives(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
+        return False
+
+
+def _is_left(process: psutil.Process) -> bool:
+    """Whether anything of it is: a zombie's last threads still hold its sockets."""
+    if _lives(process):
+        return True
+    try:  # elsewhere than on Linux nobody tells
+        return process.is_running() and len(os.listdir(f"/proc/{process.pid}/task")) > 1
+    except (OSError, psutil.Error):
         return False
 
 

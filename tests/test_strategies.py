@@ -876,6 +876,28 @@ def test_requests_that_somebody_answered_in_an_outage_are_found():
     assert any(said.startswith("I2: stable") for said in found), found
 
 
+def test_an_abort_that_brings_an_instance_back_ends_the_outage():
+    """No candidate came up, and an instance of the old version was started."""
+    report = planted("Basic", ready_s=2.0)
+    gone, at_s = report.at("retire"), report.at("abort")
+    back = changed(report, "abort", there={STABLE: 1, CANDIDATE: 0})
+    nobody = changed(report, "abort", there={STABLE: 0, CANDIDATE: 0})
+
+    def seen(from_s: float, to_s: float) -> Measurement:
+        return Measurement(from_s, to_s, 0.0, Counts(9, {"lost": 8}), Counts())
+
+    until, after = seen(gone, at_s), seen(at_s, at_s + 0.1)
+    # The last look of an abort is over a moment before its line is written.
+    look_s = at_s - 0.01
+    looked, then = seen(gone, look_s), seen(look_s, at_s + 0.1)
+    early = seen(gone, (gone + at_s) / 2)
+    for measurements in ([until, after], [looked, then]):
+        assert broken(replace(back, measurements=measurements)) == []
+    for one, measurements in ((back, [early, until]), (nobody, [until, after])):
+        found = broken(replace(one, measurements=measurements))
+        assert any(said.startswith("I2: stable") for said in found), found
+
+
 def test_a_replay_that_decides_otherwise_is_found():
     report = planted("Canary")
     with pytest.raises(ValueError, match="the strategy now says"):

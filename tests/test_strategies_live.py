@@ -203,6 +203,29 @@ def test_a_version_that_does_not_come_up_is_given_up(running, saved, name):
         assert failed(running, since).empty
 
 
+def test_an_abort_without_anybody_alive_ends_the_outage(saved, kind, monkeypatch):
+    """Requests come between the new instance's first and the end of the abort.
+
+    None in those 0.2 s has a chance of 2e-9.
+    """
+    route = live.Live._route
+
+    def slow_route(environment, group):
+        route(environment, group)
+        time.sleep(0.2)
+
+    with system(saved, kind, instances=1) as one:
+        with monkeypatch.context() as patch:
+            patch.setattr(live.Live, "_route", slow_route)
+            report = roll_out(one, EACH["Basic"], saved["v2-dies-loading"])
+        assert report.outcome == "aborted"
+        assert served(one) == "v1"
+    abort = next(e for e in report.log if e.what == "abort")
+    assert abort.details["there"] == {STABLE: 1, CANDIDATE: 0}
+    meanwhile = [m.stable for m in report.measurements if m.to_s <= abort.at_s][-1]
+    assert meanwhile.events["lost"] < meanwhile.requests
+
+
 def test_recreate_loses_as_predicted(running, saved):
     running.roll_out(BlueGreen(0.0), saved["v1"])
     report = roll_out(running, Basic(), saved["v2"])

@@ -31,7 +31,8 @@ def broken(report: Report) -> list[str]:
 
     - I1: each share of traffic is from 0 to 1.
     - I2: no role has traffic before it is deployed or after it is retired; a retirement
-      that is an outage, and says so, leaves requests that are lost, every one.
+      that is an outage, and says so, leaves requests that are lost, every one, until
+      the role is deployed again, or an abort that found nobody alive has started one.
     - I3: with limits in its first line, as a rolling update has, there are never fewer
       ready instances than ``instances - max_unavailable`` nor more than ``instances +
       max_surge``, but for those that have died.
@@ -99,7 +100,7 @@ def _traffic(report: Report) -> Iterator[str]:
                 these = counts(one, role)
                 if cut and these.events.get("lost", 0) == these.requests:
                     continue
-                if cut and one.to_s == last_s:
+                if cut and one.to_s >= last_s:
                     continue  # somebody was there before its end
                 yield (
                     f"I2: {role} had traffic at {one.from_s:g} s, "
@@ -112,13 +113,19 @@ def _absences(report: Report, role: str) -> list[tuple[float, float, bool]]:
     gone: tuple[float, bool] | None = (-inf, False) if role == CANDIDATE else None
     found = []
     for event in report.log:
+        if event.what == "abort" and gone is not None and gone[1]:
+            # Where nobody lives, an abort starts an instance.
+            if event.details.get("there", {}).get(role):
+                found.append((gone[0], _looked(report, event), gone[1]))
+                gone = None
+            continue
         if event.details.get("role") != role or event.details.get("step"):
             continue
         if event.what == "deploy" and gone is not None:
-            found.append((gone[0], event.at_s, gone[1]))
+            found.append((gone[0], _looked(report, event), gone[1]))
             gone = None
         elif event.what == "retire" and not event.details.get("instances"):
-            gone = (event.at_s, bool(event.details.get("cut")))
+            gone = (_looked(report, event), bool(event.details.get("cut")))
     if gone is not None:
         # A deploy may be under way when the log ends, but then nobody is there.
         found.append((gone[0], inf, gone[1]))
@@ -166,8 +173,9 @@ def _abort(report: Report) -> Iterator[str]:
             if _share(event) > share:
                 yield f"I4: the share rose at {event.at_s:g} s, after the abort"
             share = _share(event)
+    abort_s = _looked(report, abort)
     for one in report.measurements:
-        if at_once and one.share > 0 and one.of == USERS and _after(one, abort.at_s):
+        if at_once and one.share > 0 and one.of == USERS and _after(one, abort_s):
             yield f"I4: candidate had traffic at {one.from_s:g} s, after the abort"
 
 
@@ -313,6 +321,16 @@ def _place(report: Report, what: str, role: str | None = None) -> int:
         e.what == what and role in (None, e.details.get("role")) for e in report.log
     )
     return next((place for place, fit in enumerate(fits) if fit), len(report.log))
+
+
+def _looked(report: Report, event: Event) -> float:
+    """When the step of a line was over: at its last look, a moment before the line.
+
+    There one measurement ends and the next begins.
+    """
+    last_s = event.at_s + GRAIN_S
+    ends = [m.to_s for m in report.measurements if m.of == USERS and m.to_s <= last_s]
+    return max(ends, default=event.at_s)
 
 
 def _after(one: Measurement, at_s: float) -> bool:
