@@ -266,9 +266,9 @@ class Server:
         """End the server: SIGTERM, then after `grace_s` seconds SIGKILL to the group.
 
         Returns whether it ended by itself, in time, with exit code 0, and without
-        losing a worker on the way: then it has answered all that it had taken. From
-        then on its port refuses. A later call does nothing and returns the same. The
-        last lines of the log stay readable.
+        losing a worker on the way: then it has answered all that it had taken. Once
+        this has returned, however it ended, the port refuses. A later call does
+        nothing and returns the same. The last lines of the log stay readable.
         """
         with self._stopping:
             if self._result is not None:

@@ -898,6 +898,20 @@ def test_an_abort_that_brings_an_instance_back_ends_the_outage():
         assert any(said.startswith("I2: stable") for said in found), found
 
 
+@pytest.mark.parametrize(("name", "what"), [("Basic", "retire"), ("Canary", "abort")])
+def test_what_began_a_moment_before_its_line_is_looked_at(name, what):
+    """A step's last look is over before its line is written."""
+    report = planted(name, candidate=BAD)
+    look_s = report.at(what) - 0.01
+    share = 0.0 if name == "Basic" else 0.1
+    before = Measurement(report.at("begin"), look_s, 0.0, Counts(9), Counts())
+    since = Measurement(look_s, look_s + 0.1, share, Counts(9), Counts(9))
+    after = Measurement(look_s + 0.1, look_s + 0.2, 0.0, Counts(), Counts())
+    found = broken(replace(report, measurements=[before, since, after]))
+    says = {"retire": "I2: stable had traffic", "abort": "I4: candidate had traffic"}
+    assert any(said.startswith(says[what]) for said in found), found
+
+
 def test_a_replay_that_decides_otherwise_is_found():
     report = planted("Canary")
     with pytest.raises(ValueError, match="the strategy now says"):
